@@ -1,0 +1,65 @@
+package hasp
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// abandonAfter is how long a call may take to return once its context has
+// ended. A client that heeds its context needs a fraction; a system call on a
+// network file system that does not answer needs minutes.
+const abandonAfter = 100 * time.Millisecond
+
+// abandoned is the outcome of a call that did not return in time.
+type abandoned struct{ cause error }
+
+func (e *abandoned) Error() string {
+	return fmt.Sprintf("%v: the call did not return: %v", backend.ErrUnavailable, e.cause)
+}
+func (e *abandoned) Unwrap() []error { return []error{backend.ErrUnavailable, e.cause} }
+
+// call runs f with the request timeout and returns its result, or an
+// *abandoned soon after the context, or life unless that is nil, has ended even if
+// f hangs. In that case late, if not nil, gets the result whenever it comes.
+func call[T any](ctx, life context.Context, l *locker, f func(context.Context) (T, error), late func(T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.opts.RequestTimeout)
+	defer cancel()
+	if life != nil {
+		defer context.AfterFunc(life, cancel)()
+	}
+	if l.prompt { // the switch to another goroutine and back would cost as much as a rename
+		return f(ctx)
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result, 1)
+	l.background.Reuse(func() {
+		v, err := f(ctx)
+		ch <- result{v, err}
+	})
+	select {
+	case r := <-ch:
+		return r.v, r.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(abandonAfter)
+	defer grace.Stop()
+	select {
+	case r := <-ch:
+		return r.v, r.err
+	case <-grace.C:
+	}
+	if late != nil {
+		l.background.Go(func() {
+			r := <-ch
+			late(r.v, r.err)
+		})
+	}
+	var zero T
+	return zero, &abandoned{context.Cause(ctx)}
+}

@@ -1,0 +1,362 @@
+package hasp
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+const (
+	// maxRenewals is how many requests to renew are under way at once, those
+	// that take longer than slowRenewal not counted: one hung call must not hold
+	// up the leases that share nothing with it.
+	maxRenewals = 64
+	slowRenewal = time.Second
+	// batchSize is how many leases go into one request of a BatchRenewer.
+	batchSize = 512
+	// maxNap is how often the scheduler looks at the clocks while leases are
+	// held, so that a suspended process finds out soon after it runs again.
+	maxNap = time.Second
+	// clockJump is how far the two clocks may drift apart before every lease is
+	// looked at.
+	clockJump = 10 * time.Millisecond
+)
+
+// heart renews all leases of a Locker from one goroutine, and a few more while
+// requests are under way.
+type heart struct {
+	l       *locker
+	mu      sync.Mutex
+	leases  leaseHeap
+	kick    chan struct{} // the first lease in the heap may have changed
+	started bool
+	quit    chan struct{}
+	done    chan struct{}
+	until   time.Time  // when the scheduler looks next; zero: when it is kicked
+	pending [][]*Lease // due, waiting for one of the maxRenewals
+	running int
+}
+
+// beat is what the scheduler keeps in each lease; heart.mu guards it.
+type beat struct {
+	at       time.Time // when the scheduler must look at it next
+	index    int       // in the heap, from 1; 0 if it is not there
+	inflight bool
+	fails    int
+}
+
+func (h *heart) init(l *locker) {
+	h.l = l
+	h.kick = make(chan struct{}, 1)
+	h.quit = make(chan struct{})
+	h.done = make(chan struct{})
+}
+
+// stop ends the scheduler; leases are not renewed from then on.
+func (h *heart) stop() {
+	h.mu.Lock()
+	started := h.started
+	h.started = true
+	h.pending = nil
+	h.mu.Unlock()
+	close(h.quit)
+	if started {
+		<-h.done
+	}
+}
+
+func (h *heart) add(le *Lease) {
+	at := h.next(le, 0)
+	h.mu.Lock()
+	if !le.held() { // lost already: remove came before
+		h.mu.Unlock()
+		return
+	}
+	if !h.started {
+		h.started = true
+		go h.run()
+	}
+	le.beat.at = at
+	heap.Push(&h.leases, le)
+	early := h.until.IsZero() || at.Before(h.until)
+	h.mu.Unlock()
+	if early {
+		h.wake()
+	}
+}
+
+func (h *heart) remove(le *Lease) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if le.beat.index > 0 {
+		heap.Remove(&h.leases, le.beat.index-1)
+	}
+}
+
+func (h *heart) wake() {
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+}
+
+// next returns when le has to be looked at: for its next heartbeat, after fails
+// failed ones, or at its deadline.
+func (h *heart) next(le *Lease, fails int) time.Time {
+	o := &h.l.opts
+	now := h.l.now()
+	le.mu.Lock()
+	valid, left := le.valid(), le.left(now)
+	le.mu.Unlock()
+	if o.NoHeartbeat || left <= 0 {
+		return now.mono.Add(left)
+	}
+	interval := min(o.Heartbeat, valid/2)
+	if fails == 0 {
+		return now.mono.Add(interval - jitter(interval) - (valid - left))
+	}
+	// the store does not answer: ask more often as the deadline comes closer
+	pause := min(max(left/8, 10*time.Millisecond), interval)
+	return now.mono.Add(min(pause-jitter(pause), left))
+}
+
+// jitter is up to a tenth of d.
+func jitter(d time.Duration) time.Duration { return time.Duration(rand.Int64N(int64(d)/10 + 1)) }
+
+func (h *heart) run() {
+	defer close(h.done)
+	prev := h.l.now()
+	timer := time.NewTimer(maxNap)
+	defer timer.Stop()
+	for {
+		now := h.l.now()
+		drift := now.wall.Sub(prev.wall) - now.mono.Sub(prev.mono)
+		if drift.Abs() > clockJump {
+			prev = now
+		}
+		nap := h.tick(now, drift > clockJump)
+		var tick <-chan time.Time
+		if nap >= 0 {
+			timer.Reset(nap)
+			tick = timer.C
+		}
+		select {
+		case <-tick:
+		case <-h.kick:
+		case <-h.quit:
+			return
+		}
+	}
+}
+
+// tick starts what is due and returns how long to sleep; below 0 if there is
+// nothing to wait for. With all set the process was suspended, or its clock was
+// set forward: every lease is nearer to its deadline than was planned for.
+func (h *heart) tick(now reading, all bool) time.Duration {
+	var expired, due []*Lease
+	h.mu.Lock()
+	if all {
+		for _, le := range h.leases {
+			le.beat.at = le.deadline(now)
+			if !le.beat.inflight {
+				le.beat.at = h.next(le, le.beat.fails)
+			}
+		}
+		heap.Init(&h.leases)
+	}
+	// Heartbeats that are nearly due go along with those that are: a batch costs
+	// the store hardly more than one.
+	horizon := now.mono
+	if _, batch := h.l.b.(backend.BatchRenewer); batch && len(h.leases) > 0 && !h.leases[0].beat.at.After(now.mono) {
+		horizon = now.mono.Add(h.l.opts.Heartbeat / 50)
+	}
+	for len(h.leases) > 0 && !h.leases[0].beat.at.After(horizon) {
+		le := h.leases[0]
+		deadline := le.deadline(now)
+		if !deadline.After(now.mono) {
+			heap.Pop(&h.leases)
+			expired = append(expired, le)
+			continue
+		}
+		if !le.beat.inflight && !h.l.opts.NoHeartbeat {
+			le.beat.inflight = true
+			due = append(due, le)
+		}
+		le.beat.at = deadline
+		heap.Fix(&h.leases, 0)
+		if !deadline.After(horizon) {
+			break // it is due as a deadline, not as a heartbeat: next round
+		}
+	}
+	nap := time.Duration(-1)
+	h.until = time.Time{}
+	if len(h.leases) > 0 {
+		nap = min(max(0, h.leases[0].beat.at.Sub(now.mono)), maxNap)
+		h.until = now.mono.Add(nap)
+	}
+	h.submit(due)
+	h.mu.Unlock()
+	for _, le := range expired {
+		le.expire(now)
+	}
+	return nap
+}
+
+// submit hands out leases to renew. Called with mu held.
+func (h *heart) submit(due []*Lease) {
+	size := 1
+	if _, ok := h.l.b.(backend.BatchRenewer); ok {
+		size = batchSize
+	}
+	for len(due) > 0 {
+		n := min(size, len(due))
+		h.pending = append(h.pending, due[:n:n])
+		due = due[n:]
+	}
+	h.dispatch()
+}
+
+// dispatch starts workers for what is pending. Called with mu held.
+func (h *heart) dispatch() {
+	for i := 0; i < len(h.pending) && h.running < maxRenewals; i++ {
+		h.running++
+		h.l.background.Go(h.work)
+	}
+}
+
+// work renews pending leases until there are none.
+func (h *heart) work() {
+	for {
+		h.mu.Lock()
+		if len(h.pending) == 0 {
+			h.running--
+			h.mu.Unlock()
+			return
+		}
+		batch := h.pending[0]
+		h.pending[0] = nil
+		h.pending = h.pending[1:]
+		h.mu.Unlock()
+		slow := time.AfterFunc(slowRenewal, func() {
+			h.mu.Lock()
+			h.running--
+			h.dispatch()
+			h.mu.Unlock()
+		})
+		h.renew(batch)
+		if !slow.Stop() {
+			return // its place was given to another
+		}
+	}
+}
+
+// renew sends one request and notes its outcome.
+func (h *heart) renew(batch []*Lease) {
+	l := h.l
+	grants := make([]backend.Grant, len(batch))
+	var left time.Duration // the most that any of them has: one that is nearly lost must not fail the others
+	before := l.now()
+	for i, le := range batch {
+		le.mu.Lock()
+		grants[i] = le.grant
+		left = max(left, le.left(before))
+		le.mu.Unlock()
+	}
+	// half of it, so that a request that vanished is repeated before the deadline
+	timeout := max(min(l.opts.RequestTimeout, left/2), time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if b, ok := l.b.(backend.BatchRenewer); ok {
+		rs := b.RenewAll(ctx, grants)
+		for i, le := range batch {
+			if i < len(rs) {
+				h.outcome(le, before, rs[i].Grant, rs[i].Err)
+			} else {
+				h.outcome(le, before, backend.Grant{}, backend.Unavailable(errors.New("the backend gave no answer for this lease")))
+			}
+		}
+		return
+	}
+	g, err := l.b.Renew(ctx, grants[0])
+	h.outcome(batch[0], before, g, err)
+}
+
+// outcome notes what came of a heartbeat that was sent after before.
+func (h *heart) outcome(le *Lease, before reading, g backend.Grant, err error) {
+	l := h.l
+	now := l.now()
+	le.mu.Lock()
+	held := le.state == leaseHeld
+	margin := le.left(now)
+	if held && err == nil && margin > 0 {
+		le.grant, le.base = g, before
+	}
+	token := le.grant.Token
+	le.mu.Unlock()
+	fails := 0
+	switch {
+	case !held:
+		return
+	case margin <= 0 || now.since(before) >= g.TTL && err == nil:
+		le.expire(now) // whatever came back, it came too late
+		return
+	case err == nil:
+		l.emit(Event{Kind: EventRenewed, Key: le.key, Token: token, Margin: margin})
+	case errors.Is(err, ErrLost):
+		le.lose(err)
+		return
+	default:
+		h.mu.Lock()
+		le.beat.fails++
+		fails = le.beat.fails
+		h.mu.Unlock()
+		l.emit(Event{Kind: EventRenewalFailed, Key: le.key, Token: token, Margin: margin, Err: err})
+	}
+	at := h.next(le, fails)
+	h.mu.Lock()
+	le.beat.inflight = false
+	if err == nil {
+		le.beat.fails = 0
+	}
+	le.beat.at = at
+	switch {
+	case le.beat.index > 0:
+		heap.Fix(&h.leases, le.beat.index-1)
+	case le.held():
+		// taken out as expired in the instant in which its renewal came through
+		heap.Push(&h.leases, le)
+	}
+	early := le.beat.index > 0 && (h.until.IsZero() || at.Before(h.until))
+	h.mu.Unlock()
+	if early {
+		h.wake()
+	}
+}
+
+// leaseHeap orders leases by when they have to be looked at.
+type leaseHeap []*Lease
+
+func (p leaseHeap) Len() int           { return len(p) }
+func (p leaseHeap) Less(i, j int) bool { return p[i].beat.at.Before(p[j].beat.at) }
+func (p leaseHeap) Swap(i, j int) {
+	p[i], p[j] = p[j], p[i]
+	p[i].beat.index, p[j].beat.index = i+1, j+1
+}
+func (p *leaseHeap) Push(x any) {
+	le := x.(*Lease)
+	*p = append(*p, le)
+	le.beat.index = len(*p)
+}
+func (p *leaseHeap) Pop() any {
+	old := *p
+	le := old[len(old)-1]
+	old[len(old)-1] = nil
+	*p = old[:len(old)-1]
+	le.beat.index = 0
+	return le
+}

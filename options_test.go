@@ -1,0 +1,119 @@
+package hasp_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/memlock"
+)
+
+func TestZeroOptionsAreTheSpec(t *testing.T) {
+	if hasp.DefaultTTL != 300*time.Second || hasp.DefaultRetryInterval != 5*time.Second || hasp.DefaultMaxRetries != 60 {
+		t.Error("the defaults are not 300 s, 5 s and 60")
+	}
+	for name, opts := range map[string]*hasp.Options{"nil": nil, "zero": {}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				store := memlock.New()
+				start := time.Now()
+				le := acquire(t, locker(t, store.Client(), opts), "k")
+				if ttl := le.Grant().TTL; ttl != 300*time.Second {
+					t.Errorf("TTL %v", ttl)
+				}
+				if d := le.Deadline().Sub(start); d != 295*time.Second {
+					t.Errorf("deadline after %v, want TTL less a margin of 5 s", d)
+				}
+				time.Sleep(89 * time.Second)
+				if n := store.Count(memlock.OpRenew); n != 0 {
+					t.Errorf("%d heartbeats after 89 s", n)
+				}
+				time.Sleep(12 * time.Second)
+				if n := store.Count(memlock.OpRenew); n != 1 {
+					t.Errorf("%d heartbeats after 101 s, want 1, at a third of the TTL", n)
+				}
+				if h := le.Holder(); h.Owner == "" || h.Host == "" || h.PID == 0 {
+					t.Errorf("holder %+v: owner, host or pid is missing", h)
+				}
+			})
+		})
+	}
+}
+
+func TestBadOptionsAreRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		opts hasp.Options
+		want []string // in the error
+	}{
+		"negative TTL":             {hasp.Options{TTL: -time.Second}, []string{"TTL is -1s", "negative"}},
+		"TTL too short":            {hasp.Options{TTL: time.Microsecond}, []string{"TTL is 1µs", "1 ms"}},
+		"negative retry interval":  {hasp.Options{RetryInterval: -time.Second}, []string{"RetryInterval is -1s", "negative"}},
+		"negative retries":         {hasp.Options{MaxRetries: -2}, []string{"MaxRetries is -2", "Unlimited"}},
+		"negative max wait":        {hasp.Options{MaxWait: -time.Second}, []string{"MaxWait is -1s", "negative"}},
+		"negative heartbeat":       {hasp.Options{Heartbeat: -time.Second}, []string{"Heartbeat is -1s", "negative"}},
+		"negative margin":          {hasp.Options{Margin: -time.Second}, []string{"Margin is -1s", "negative"}},
+		"negative request timeout": {hasp.Options{RequestTimeout: -time.Second}, []string{"RequestTimeout is -1s", "negative"}},
+		"margin eats the TTL":      {hasp.Options{TTL: time.Second, Margin: time.Second}, []string{"Margin, 1s", "TTL, 1s"}},
+		"heartbeat too late":       {hasp.Options{TTL: 10 * time.Second, Heartbeat: 9 * time.Second}, []string{"Heartbeat, 9s", "TTL, 10s", "Margin, 1s"}},
+		"policy, constant":         {hasp.Options{Retry: hasp.Constant(-time.Second, 1)}, []string{"Retry", "-1s"}},
+		"policy, exponential":      {hasp.Options{Retry: hasp.Exponential(-time.Second, time.Second, 1)}, []string{"Retry", "-1s"}},
+		"policy, exponential cap":  {hasp.Options{Retry: hasp.Exponential(time.Second, -time.Minute, 1)}, []string{"Retry", "-1m0s"}},
+		"several":                  {hasp.Options{TTL: -time.Second, MaxWait: -time.Minute}, []string{"TTL is -1s", "MaxWait is -1m0s"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := hasp.Open(t.Context(), "mem:///options", &tc.opts)
+			if err == nil {
+				t.Fatal("Open accepted it")
+			}
+			for _, want := range append(tc.want, "hasp: options: ") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not contain %q", err, want)
+				}
+			}
+			if len(tc.want) > 0 && name != "several" && strings.Contains(err.Error(), "\n") {
+				t.Errorf("one mistake, several complaints: %q", err)
+			}
+			defer func() {
+				if r, _ := recover().(error); r == nil || r.Error() != err.Error() {
+					t.Errorf("New panicked with %v, want Open's error", r)
+				}
+			}()
+			hasp.New(memlock.New().Client(), &tc.opts)
+		})
+	}
+}
+
+func TestOpenRefusesWhatItCannotOpen(t *testing.T) {
+	for url, want := range map[string]string{
+		"":                  "empty",
+		"nosuch://host/x":   `no backend for scheme "nosuch"`,
+		"mem:///x?lokfile=": `unknown option "lokfile"`,
+	} {
+		if _, err := hasp.Open(t.Context(), url, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Open(%q): %v, want an error with %q", url, err, want)
+		}
+	}
+}
+
+func TestOpenTwiceIsOneStore(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		open := func(url string) hasp.Locker {
+			l, err := hasp.Open(t.Context(), url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return l
+		}
+		le := acquire(t, open("mem:///open-twice"), "k")
+		_, err := open("mem:///open-twice").TryAcquire(t.Context(), "k")
+		mustMatch(t, err, hasp.ErrHeld)
+		other, err := open("mem:///another").TryAcquire(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		release(t, other)
+		release(t, le)
+	})
+}
