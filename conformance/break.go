@@ -1,0 +1,119 @@
+package conformance
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
+)
+
+var breakRules = []Rule{
+	{ID: "break-frees", Statement: "Break with the holder's token frees the key at once", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakFrees},
+	{ID: "break-exact", Statement: "Break with any token but the present holder's changes nothing and says who holds the key, or that nobody does", needs: []backend.Capability{backend.CapBreak}, run: breakExact},
+	{ID: "break-tells", Statement: "a holder that was broken learns of it at its next heartbeat, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakTells},
+	{ID: "loss-notified", Statement: "a holder that was broken is told at once, not at its next heartbeat", needs: []backend.Capability{backend.CapBreak, backend.CapLossNotify}, rests: []string{"release-spares-successor"}, run: lossNotified},
+}
+
+func (x *trial) breakKey(b backend.Backend, g backend.Grant) {
+	if err := backend.Break(x.ctx, b, g.Key, g.Token); err != nil {
+		x.restf("break-frees", "Break with the holder's token gave %q", err)
+	}
+}
+
+func breakFrees(x *trial) {
+	a, b := x.client(), x.client()
+	for _, by := range []backend.Backend{a, b} {
+		g := x.acquire(a, x.key(), x.long())
+		x.breakKey(by, g)
+		x.isFree(b, g.Key, "Break")
+		next, err := x.attempt(b, g.Key, x.claim(x.long()))
+		if err != nil {
+			x.failf("a claim right after Break gave %q", err)
+		}
+		if err := a.Release(x.ctx, g); !errors.Is(err, backend.ErrLost) {
+			x.failf("Release by the holder that was broken gave %v and not ErrLost", err)
+		}
+		x.stillHolds(a, next, "the broken holder's Release")
+	}
+	stale := x.holdSilently(a, x.key(), x.ttl())
+	x.sleep(stale.TTL + x.cfg.Slack)
+	if err := backend.Break(x.ctx, b, stale.Key, stale.Token); err != nil && !errors.Is(err, backend.ErrNotHeld) {
+		x.failf("Break of a stale key gave %q", err)
+	}
+	x.isFree(b, stale.Key, "Break of a stale key")
+}
+
+func breakExact(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	notHeld := func(token uint64, what string) {
+		if err := backend.Break(x.ctx, b, key, token); !errors.Is(err, backend.ErrNotHeld) {
+			x.failf("Break of %s gave %v and not ErrNotHeld", what, err)
+		}
+	}
+	notHeld(1, "a key that was never locked")
+	old := x.acquire(a, key, x.long())
+	x.release(a, old)
+	notHeld(old.Token, "a released key with its last token")
+	g := x.acquire(a, key, x.long())
+	for _, token := range []uint64{old.Token, g.Token + 1, g.Token - 1, 0} {
+		err := backend.Break(x.ctx, b, key, token)
+		var held *backend.HeldError
+		if !errors.As(err, &held) {
+			x.failf("Break with token %d of a key held with token %d gave %v and not a *HeldError", token, g.Token, err)
+		}
+		if held.Record.Token != g.Token {
+			x.failf("Break with an old token says that the key is %s, and it is held with token %d", held.Record, g.Token)
+		}
+		if held.Record.Holder != g.Holder {
+			x.restf("holder-named", "Break with an old token names %s, and the holder is %s", held.Record.Holder, g.Holder)
+		}
+		x.stillHolds(b, g, "Break with an old token")
+	}
+	if _, err := a.Renew(x.ctx, g); err != nil {
+		x.failf("after Break with an old token Renew gave %q", err)
+	}
+}
+
+// bare hides every capability of a backend.
+type bare struct{ backend.Backend }
+
+// broken takes a lease, breaks it and returns how long its holder took to learn
+// of it.
+func (x *trial) broken(holder backend.Backend, ttl, bound time.Duration) time.Duration {
+	l, b := x.lockerOn(holder, func(o *hasp.Options) { o.TTL = ttl }), x.client()
+	lease := x.lease(l, x.key())
+	g := lease.Grant()
+	done := lease.Done()
+	x.breakKey(b, g)
+	begun := time.Now()
+	next := x.acquire(b, g.Key, x.long())
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		x.unlessStalled(begun, bound/8)
+		x.latef("%v after the break its holder had not been told; its TTL is %v", backend.Round(time.Since(begun)), ttl)
+	}
+	took := time.Since(begun)
+	if err := lease.Err(); !errors.Is(err, hasp.ErrLost) {
+		x.failf("the broken lease ended with %v and not ErrLost", err)
+	}
+	x.lateRelease(l, lease, "was broken")
+	x.stillHolds(b, next, "the broken holder's Release")
+	return took
+}
+
+func breakTells(x *trial) {
+	ttl := 2 * x.steady()
+	// the heartbeat interval is TTL/3; the lease would end by itself at 9/10 TTL
+	took := x.broken(bare{x.client()}, ttl, ttl/3+min(x.cfg.Slack, ttl/3))
+	x.notef("told %v after the break; the heartbeat interval is %v", backend.Round(took), ttl/3)
+}
+
+func lossNotified(x *trial) {
+	took := x.broken(x.client(), x.long(), x.soon())
+	x.notef("told %v after the break; the heartbeat interval is %v", backend.Round(took), x.long()/3)
+}

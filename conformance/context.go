@@ -1,0 +1,162 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"time"
+
+	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
+)
+
+var contextRules = []Rule{
+	{ID: "context-heeded", Statement: "a call whose context has ended returns soon", run: contextHeeded},
+	{ID: "cancel-prompt", Statement: "an Acquire that is cancelled returns at once, with the context's error and the holder last seen", run: cancelPrompt},
+	{ID: "cancel-leaves-nothing", Statement: "a waiter that was cancelled leaves nothing behind: the key is there for the next claim", rests: []string{"wait-watch-stopped"}, run: cancelLeavesNothing},
+	{ID: "cancel-in-flight", Statement: "an attempt that is cancelled at any moment, and then withdrawn, does not hold the key", rests: []string{"withdraw"}, run: cancelInFlight},
+	{ID: "deadline-error", Statement: "an attempt that was refused or withdrawn by its context says so with ErrUnavailable or the context's error, never with another's", rests: []string{"withdraw", "cancel-in-flight"}, run: deadlineError},
+}
+
+func contextHeeded(x *trial) {
+	b := x.client()
+	key := x.key()
+	g := x.acquire(b, key, x.long())
+	ended, cancel := context.WithCancel(x.ctx)
+	cancel()
+	for what, call := range map[string]func(){
+		"Acquire": func() { _, _ = b.Acquire(ended, x.key(), x.claim(x.ttl())) },
+		"Renew":   func() { _, _ = b.Renew(ended, g) },
+		"Release": func() { _ = b.Release(ended, backend.Grant{Key: x.key(), ID: x.claim(1).ID}) },
+		"Inspect": func() { _, _ = b.Inspect(ended, key) },
+	} {
+		x.returns(x.soon(), what+" with a context that has ended", call)
+	}
+	x.stillHolds(b, g, "calls whose context had ended")
+}
+
+func cancelPrompt(x *trial) {
+	a := x.client()
+	key := x.key()
+	g := x.acquire(a, key, x.long())
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	got, _ := x.waiter(ctx, key, hourly)
+	why := errors.New("the user went home")
+	cancel(why)
+	select {
+	case w := <-got:
+		if w.err == nil {
+			x.restf("exclusive-clients", "a second claim got token %d of a key that was held", w.lease.Token())
+		}
+		if !errors.Is(w.err, context.Canceled) || !errors.Is(w.err, why) || !errors.Is(w.err, hasp.ErrHeld) {
+			x.failf("a cancelled waiter got %q, which is not the context's error and its cause joined with the holder", w.err)
+		}
+	case <-time.After(x.soon()):
+		x.failf("a waiter had not returned %v after its context was cancelled", x.soon())
+	}
+	x.stillHolds(a, g, "a cancelled waiter")
+}
+
+func cancelLeavesNothing(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	g := x.acquire(a, key, x.long())
+	for range 3 {
+		ctx, cancel := context.WithCancel(x.ctx)
+		got, l := x.waiter(ctx, key, nil)
+		cancel()
+		if w := <-got; w.err == nil {
+			x.restf("exclusive-clients", "a second claim got token %d of a key that was held", w.lease.Token())
+		}
+		x.returns(2*x.soon(), "Close after a waiter was cancelled", func() {
+			if err := l.Close(); err != nil {
+				x.errorf("Close after a waiter was cancelled gave %q", err)
+			}
+		})
+	}
+	x.release(a, g)
+	if _, err := x.attempt(b, key, x.claim(x.long())); err != nil {
+		x.failf("after cancelled waiters and a release the next claim gave %q", err)
+	}
+}
+
+func cancelInFlight(x *trial) {
+	a, b := x.client(), x.client()
+	rounds := 40
+	if x.cfg.brief {
+		rounds = 10
+	}
+	key := x.key()
+	var usual time.Duration // that an attempt takes
+	for range 3 {
+		begun := time.Now()
+		g := x.acquire(a, key, x.long())
+		usual = max(usual, time.Since(begun))
+		x.release(a, g)
+	}
+	cancelled := 0
+	for range rounds {
+		ctx, cancel := context.WithCancel(x.ctx)
+		go func() {
+			// timers are too coarse to hit an attempt in its middle
+			d := time.Duration(rand.Int64N(int64(usual)*5/4 + 1))
+			for begun := time.Now(); time.Since(begun) < d; {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
+		c := x.claim(x.long())
+		g, err := a.Acquire(ctx, key, c)
+		cancel()
+		if err != nil {
+			cancelled++
+			g = backend.Grant{Key: key, ID: c.ID}
+			if !errors.Is(err, backend.ErrUnavailable) && !errors.Is(err, context.Canceled) {
+				x.failf("an attempt whose context was cancelled gave %q", err)
+			}
+		}
+		if err := a.Release(x.ctx, g); err != nil && !errors.Is(err, backend.ErrLost) {
+			x.restf("withdraw", "withdrawing an attempt that was cancelled gave %q", err)
+		}
+		next, err := x.attempt(b, key, x.claim(x.long()))
+		if err != nil {
+			x.failf("after an attempt that was cancelled and withdrawn the next claim gave %q", err)
+		}
+		x.release(b, next)
+	}
+	x.notef("%d of %d attempts were cancelled before they had succeeded", cancelled, rounds)
+	// nothing of it comes late
+	x.sleep(300 * time.Millisecond)
+	if _, err := x.attempt(b, key, x.claim(x.long())); err != nil {
+		x.failf("a while after attempts that were cancelled and withdrawn a claim gave %q", err)
+	}
+}
+
+func deadlineError(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	ctx, cancel := context.WithTimeoutCause(x.ctx, 0, fmt.Errorf("no time left"))
+	defer cancel()
+	c := x.claim(x.long())
+	_, err := x.attempt(a, key, c)
+	if err != nil {
+		x.failf("a free key was refused: %v", err)
+	}
+	_ = a.Release(x.ctx, backend.Grant{Key: key, ID: c.ID})
+	c = x.claim(x.long())
+	g, err := a.Acquire(ctx, key, c)
+	switch {
+	case err == nil:
+		x.releaseLater(a, g)
+		x.stillHolds(b, g, "an attempt without time that succeeded nevertheless")
+		return
+	case errors.Is(err, backend.ErrLost), errors.Is(err, backend.ErrInvalidKey), errors.Is(err, backend.ErrHeld):
+		x.failf("an attempt at a free key, without time, gave %q", err)
+	case !errors.Is(err, backend.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded):
+		x.failf("an attempt at a free key, without time, gave %q, which says that nothing was done", err)
+	}
+	_ = a.Release(x.ctx, backend.Grant{Key: key, ID: c.ID})
+	x.isFree(b, key, "an attempt without time that was withdrawn")
+}

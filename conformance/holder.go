@@ -1,0 +1,165 @@
+package conformance
+
+import (
+	"crypto/rand"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+var holderRules = []Rule{
+	{ID: "grant-complete", Statement: "a grant has its claim's key and ID, a token above zero, and no less than the TTL claimed", run: grantComplete},
+	{ID: "holder-named", Statement: "a *HeldError and Inspect name the holder: owner, host, pid, token, TTL and how long is left", run: holderNamed},
+	{ID: "holder-odd-names", Statement: "an owner's name may have any characters and any length; one of up to 64 bytes is shown whole, a longer one from its start", run: holderOddNames},
+	{ID: "claim-ids", Statement: "a claim's ID may have 1 to 64 of all characters that are allowed, and each of them counts", rests: []string{"renew-by-stranger"}, run: claimIDs},
+	{ID: "retry-after", Statement: "how long a *HeldError says to wait is no longer than the holder's TTL", run: retryAfter},
+	{ID: "ttl-long", Statement: "a TTL of a hundred days is kept as claimed", run: ttlLong},
+}
+
+func grantComplete(x *trial) {
+	b := x.client()
+	for _, ttl := range []time.Duration{x.ttl(), x.ttl() + 1, 5 * time.Minute} {
+		c := x.claim(ttl)
+		g := x.acquireAs(b, x.key(), c)
+		switch {
+		case g.ID != c.ID:
+			x.failf("the grant's ID is %q and the claim's %q", g.ID, c.ID)
+		case !strings.HasPrefix(g.Key, x.prefix()):
+			x.failf("the grant's key is %q", g.Key)
+		case g.Token == 0:
+			x.failf("the grant's token is 0")
+		case g.TTL < ttl:
+			x.failf("the grant's TTL is %v and the claim's %v", g.TTL, ttl)
+		}
+	}
+}
+
+func holderNamed(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	c := x.claim(x.long())
+	c.Holder = backend.Holder{Owner: "trainer-7", Host: "ip-10-0-3-4", PID: 4123}
+	g := x.acquireAs(a, key, c)
+	check := func(who string, r backend.Record) {
+		switch {
+		case r.Holder != c.Holder:
+			x.failf("%s says that the holder is %s, and it is %s", who, r.Holder, c.Holder)
+		case r.Key != key || r.State != backend.Held:
+			x.failf("%s says that key %q is %s", who, r.Key, r.State)
+		case r.Token != g.Token:
+			x.failf("%s says that the token is %d, and it is %d", who, r.Token, g.Token)
+		case r.ID != "" && r.ID != c.ID:
+			x.failf("%s says that the claim is %q, and it is %q", who, r.ID, c.ID)
+		case r.TTL != 0 && (r.TTL < c.TTL || r.TTL > g.TTL+time.Second):
+			x.failf("%s says that the TTL is %v, and it is %v", who, r.TTL, g.TTL)
+		case r.Remaining < 0 || r.Remaining > g.TTL+time.Second:
+			x.failf("%s says that %v of a TTL of %v are left", who, r.Remaining, g.TTL)
+		case r.HeldFor < 0 || r.HeldFor > time.Since(x.start)+time.Second:
+			x.failf("%s says that it has been held for %v, and the trial began %v ago", who, r.HeldFor, time.Since(x.start))
+		}
+	}
+	check("the *HeldError", x.refused(b, key).Record)
+	check("Inspect", x.inspect(b, key))
+	check("Inspect by the holder's own client", x.inspect(a, key))
+}
+
+func holderOddNames(x *trial) {
+	a, b := x.client(), x.client()
+	long := strings.Repeat("very-long-name-", 100)
+	for _, owner := range []string{
+		`"quoted" 'single' \back\`, "a/b/../c", "percent %41 %zz %", "{brace} [bracket] <tag> &amp;",
+		"tab\tand\nnewline", "naïve ключ 鍵 🔑", " spaces ", ".", "a:b|c;d,e=f", "$HOME `id` $(id)", "*?~#!",
+		strings.Repeat("x", 64), long,
+	} {
+		key := x.key()
+		c := x.claim(x.long())
+		c.Holder.Owner = owner
+		g := x.acquireAs(a, key, c)
+		for _, got := range []backend.Holder{x.inspect(b, key).Holder, x.refused(b, key).Record.Holder} {
+			whole := got.Owner == owner
+			if len(owner) > 64 {
+				// cut somewhere, and possibly marked as cut
+				whole = len(got.Owner) >= 32 && strings.HasPrefix(got.Owner, owner[:32]) && utf8.ValidString(got.Owner)
+			}
+			if !whole {
+				x.failf("the owner %q is shown as %q", owner, got.Owner)
+			}
+			if got.Host != c.Holder.Host || got.PID != c.Holder.PID {
+				x.restf("holder-named", "with the owner %q, host %q and pid %d are shown as %q and %d", owner, c.Holder.Host, c.Holder.PID, got.Host, got.PID)
+			}
+		}
+		x.release(a, g)
+	}
+}
+
+func claimIDs(x *trial) {
+	b := x.client()
+	const all = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for _, id := range []string{"x", all, "-" + rand.Text(), "_" + rand.Text() + "-"} {
+		key := x.key()
+		c := x.claim(x.long())
+		c.ID = id
+		g := x.acquireAs(b, key, c)
+		for _, other := range []string{swapCase(id), id + "0", "0" + id} {
+			if len(other) > backend.MaxIDLen || other == id {
+				continue
+			}
+			if _, err := b.Renew(x.ctx, backend.Grant{Key: key, ID: other, Token: g.Token, TTL: g.TTL}); err == nil {
+				x.failf("the claim %q could be renewed as %q", id, other)
+			}
+		}
+		if _, err := b.Renew(x.ctx, g); err != nil {
+			x.failf("the claim %q could not be renewed: %v", id, err)
+		}
+		if err := b.Release(x.ctx, g); err != nil {
+			x.failf("the claim %q could not be released: %v", id, err)
+		}
+	}
+}
+
+func swapCase(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 32
+		case r >= 'A' && r <= 'Z':
+			return r + 32
+		}
+		return r
+	}, s)
+}
+
+func retryAfter(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	g := x.acquire(a, key, x.long())
+	h := x.refused(b, key)
+	if h.RetryAfter < 0 || h.RetryAfter > g.TTL+x.cfg.Slack {
+		x.failf("a *HeldError says to wait %v for a holder whose TTL is %v", h.RetryAfter, g.TTL)
+	}
+	if h.RetryAfter == 0 {
+		x.notef("*HeldError does not say how long to wait")
+	} else if h.RetryAfter < g.TTL/2 && time.Since(x.start) < g.TTL/4 {
+		x.failf("a *HeldError says to wait %v, much less than the TTL of %v that has just begun", h.RetryAfter, g.TTL)
+	}
+}
+
+func ttlLong(x *trial) {
+	a, b := x.client(), x.client()
+	key := x.key()
+	const ttl = 100 * 24 * time.Hour
+	g := x.acquire(a, key, ttl)
+	if g.TTL < ttl || g.TTL > 2*ttl {
+		x.failf("claimed %v and got %v", ttl, g.TTL)
+	}
+	g, err := a.Renew(x.ctx, g)
+	if err != nil {
+		x.failf("Renew gave %v", err)
+	}
+	if r := x.inspect(b, key); r.State != backend.Held || r.Remaining > 2*ttl || r.Remaining < ttl/2 && r.Remaining != 0 {
+		x.failf("with a TTL of %v, %v are said to be left, and the key is %s", ttl, r.Remaining, r)
+	}
+	x.release(a, g)
+}

@@ -1,0 +1,451 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// lab is a store in memory that keeps every rule, and has a switch for each way to
+// break one: mut names the defect that is turned on, "" none.
+type lab struct {
+	mut string
+	on  string // if set, the defect shows only with keys of this rule
+
+	mu       sync.Mutex
+	keys     map[string]*labEntry
+	clients  map[*labClient]bool
+	numbered int
+	restarts int
+	wipes    int
+}
+
+type labEntry struct {
+	key          string
+	last, raised uint64
+	held         bool
+	id           string
+	holder       backend.Holder
+	ttl          time.Duration
+	since        time.Time
+	renewed      time.Time
+	by           *labClient
+	queue        []*labWaiter
+	ids          map[string]string // what became of earlier holders: released, taken, broken
+	times        int               // acquisitions
+	refused      map[*labClient]bool
+	refusedIDs   map[string]int
+	refusedAt    map[string]uint64 // the holder's token then
+	before       uint64            // the token before last
+}
+
+type labWaiter struct {
+	id       string
+	wake     chan struct{}
+	attempts int
+}
+
+type labClient struct {
+	s      *lab
+	number int
+	skew   time.Duration
+	busy   atomic.Int32
+
+	mu     sync.Mutex
+	closed bool
+	heal   chan struct{} // not nil while cut off
+	losses map[int]func(string, string)
+	subs   int
+	free   map[string]time.Time // keys once shown as free
+}
+
+func newLab(mut, on string) *lab {
+	return &lab{mut: mut, on: on, keys: map[string]*labEntry{}, clients: map[*labClient]bool{}}
+}
+
+func (s *lab) client() *labClient {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &labClient{s: s, number: s.numbered, losses: map[int]func(string, string){}, free: map[string]time.Time{}}
+	s.numbered++
+	s.clients[c] = true
+	return c
+}
+
+// is tells whether this defect is on for this key.
+func (s *lab) is(mut, key string) bool {
+	return s.mut == mut && (s.on == "" || strings.Contains(key, "/"+s.on+"-"))
+}
+
+func (s *lab) entry(key string) *labEntry {
+	asked := key
+	switch s.mut {
+	case "keys folded":
+		key = strings.ToLower(key)
+	case "keys in one Unicode form":
+		key = strings.NewReplacer("e\u0301", "\u00e9", "\u212b", "\u00c5").Replace(key)
+	case "keys trimmed":
+		key = strings.TrimSpace(key)
+	case "keys cut":
+		key = key[:min(len(key), 255)]
+	}
+	e := s.keys[key]
+	if e == nil {
+		e = &labEntry{key: asked, ids: map[string]string{}, refused: map[*labClient]bool{}, refusedIDs: map[string]int{}, refusedAt: map[string]uint64{}}
+		s.keys[key] = e
+	}
+	return e
+}
+
+// enter is what every verb does first; the store is locked when it returns nil.
+func (c *labClient) enter(ctx context.Context, key string) error {
+	lax := key == "" && c.s.mut == "keys empty" || strings.Contains(key, "\n") && c.s.mut == "keys with line feeds"
+	if err := backend.ValidateKey(key); err != nil && !lax {
+		return err
+	}
+	return c.enterAll(ctx)
+}
+
+func (c *labClient) enterAll(ctx context.Context) error {
+	c.mu.Lock()
+	closed, heal := c.closed, c.heal
+	c.mu.Unlock()
+	if closed && c.s.mut != "close ignored" {
+		return backend.ErrClosed
+	}
+	if heal != nil {
+		if c.s.mut == "cut off looks held" {
+			return &backend.HeldError{}
+		}
+		select {
+		case <-heal:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return backend.Unavailable(context.Cause(ctx))
+	}
+	c.s.mu.Lock()
+	return nil
+}
+
+func (e *labEntry) stale(now time.Time) bool { return e.held && now.Sub(e.renewed) >= e.ttl }
+
+// staleFor judges with the defects that there are about it.
+func (s *lab) staleFor(e *labEntry, c *labClient, cl backend.Claim, now time.Time) bool {
+	age := now.Sub(e.renewed)
+	switch {
+	case !e.held:
+		return false
+	case s.is("expires early", e.key):
+		return age >= e.ttl*7/10
+	case s.is("never expires", e.key):
+		return false
+	case s.is("waiter's TTL if longer", e.key):
+		return age >= max(e.ttl, cl.TTL)
+	case s.is("waiter's TTL if shorter", e.key):
+		return age >= min(e.ttl, cl.TTL)
+	case s.is("waiter's clock", e.key):
+		age += c.skew - e.by.skew
+	}
+	return age >= e.ttl
+}
+
+func (e *labEntry) record(now time.Time) backend.Record {
+	r := backend.Record{Key: e.key, State: backend.Free, Token: e.last}
+	if e.held {
+		r.State, r.ID, r.Holder, r.TTL = backend.Held, e.id, e.holder, e.ttl
+		r.HeldFor, r.Remaining = now.Sub(e.since), max(0, e.ttl-now.Sub(e.renewed))
+		if e.stale(now) {
+			r.State = backend.Stale
+		}
+	}
+	return r
+}
+
+func (e *labEntry) waiter(id string) *labWaiter {
+	for _, w := range e.queue {
+		if w.id == id {
+			return w
+		}
+	}
+	return nil
+}
+
+// next is the waiter whose turn it is.
+func (s *lab) next(e *labEntry) *labWaiter {
+	switch {
+	case len(e.queue) == 0:
+		return nil
+	case s.is("last come first served", e.key):
+		return e.queue[len(e.queue)-1]
+	}
+	return e.queue[0]
+}
+
+// wake tells the waiter whose turn it is, if the key is free.
+func (s *lab) wake(e *labEntry) {
+	w := s.next(e)
+	if e.held || w == nil || s.is("wakes nobody", e.key) || s.is("wakes once", e.key) && e.times > 1 {
+		return
+	}
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// free ends the present grant.
+func (s *lab) free(e *labEntry, how string) {
+	e.ids[e.id] = how
+	e.held, e.id, e.holder = false, "", backend.Holder{}
+	s.wake(e)
+}
+
+func sameID(a, b string, s *lab) bool {
+	return a == b || s.mut == "claims folded" && strings.EqualFold(a, b)
+}
+
+func (c *labClient) Acquire(ctx context.Context, key string, cl backend.Claim) (g backend.Grant, err error) {
+	s := c.s
+	if s.is("cancelled acts later", key) && ctx.Done() != nil {
+		select {
+		case <-time.After(700 * time.Microsecond):
+		case <-ctx.Done():
+			time.AfterFunc(2*time.Millisecond, func() { _, _ = c.acquire(context.WithoutCancel(ctx), key, cl) })
+			return g, backend.Unavailable(ctx.Err())
+		}
+	}
+	if s.is("no time looks held", key) && ctx.Err() != nil {
+		return g, &backend.HeldError{}
+	}
+	if s.is("waits inside", key) {
+		for begun := time.Now(); time.Since(begun) < 20*time.Second && ctx.Err() == nil; {
+			s.mu.Lock()
+			busy := s.entry(key).held
+			s.mu.Unlock()
+			if !busy {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return c.acquire(ctx, key, cl)
+}
+
+func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (g backend.Grant, err error) {
+	if err := backend.ValidateClaim(cl); err != nil {
+		return g, err
+	}
+	if err := c.enter(ctx, key); err != nil {
+		return g, err
+	}
+	s := c.s
+	defer s.mu.Unlock()
+	now := time.Now()
+	e := s.entry(key)
+	w := e.waiter(cl.ID)
+	if w != nil {
+		w.attempts++
+	}
+	stale := s.staleFor(e, c, cl, now)
+	held := func() error {
+		e.refused[c] = true
+		e.refusedIDs[cl.ID]++
+		e.refusedAt[cl.ID] = e.last
+		r := e.record(now)
+		h := &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+		switch {
+		case s.is("says to wait a thousandth", key):
+			h.RetryAfter /= 1000
+		case s.is("tells watchers to wait for ever", key) && w != nil:
+			h.RetryAfter += time.Hour
+		case s.is("watchers get no answer", key) && w != nil:
+			return backend.Unavailable(errors.New("busy"))
+		case s.is("anonymous", key):
+			h.Record.Holder = backend.Holder{Owner: h.Record.Holder.Owner}
+		}
+		return h
+	}
+	switch {
+	case e.held && sameID(e.id, cl.ID, s) && !s.is("repeated attempt refused", key):
+		if s.is("repeated attempt gets a new token", key) {
+			e.last++
+		}
+		if !s.is("repeated attempt does not count", key) {
+			e.renewed, e.ttl = now, cl.TTL
+		}
+		return s.grant(e, cl), nil
+	case e.held && !stale:
+		switch {
+		case s.is("third client gets it", key) && len(e.refused) >= 2 && !e.refused[c]:
+		case s.is("reentrant", key) && e.by == c:
+		case s.is("two at a time in a crowd", key) && len(e.queue) >= 2 && e.queue[1].id == cl.ID:
+		default:
+			return g, held()
+		}
+	case s.is("no nesting", key) && s.nested(key) != nil:
+		return g, &backend.HeldError{Record: s.nested(key).record(now)}
+	case s.is("polling in vain", key) && !e.held && w == nil && e.refusedIDs[cl.ID] > 0 && e.refusedAt[cl.ID] == e.last:
+		return g, held()
+	case s.is("starves one", key) && c.number%6 == 5:
+		return g, held()
+	case s.next(e) != nil && s.next(e).id != cl.ID && s.mut != "wakes once":
+		return g, held() // another's turn
+	}
+	racy := s.is("checks, then acts", key) && !e.held || s.is("checks, then takes over", key) && e.held
+	if racy {
+		s.mu.Unlock()
+		time.Sleep(2 * time.Millisecond)
+		s.mu.Lock()
+	}
+	token, err := s.token(e, cl, now)
+	if err != nil {
+		return g, err
+	}
+	if e.held {
+		e.ids[e.id] = "taken"
+	}
+	if !(s.is("takeover keeps the time", key) && e.held) {
+		e.renewed = now
+	}
+	e.before = e.last
+	e.last, e.held, e.id, e.holder, e.ttl, e.since, e.by = token, true, cl.ID, cl.Holder, cl.TTL, now, c
+	e.times++
+	e.refused = map[*labClient]bool{}
+	if s.is("owners in ASCII", key) {
+		e.holder.Owner = strings.Map(func(r rune) rune { return min(r, '~') }, e.holder.Owner)
+	}
+	if ms := cl.TTL.Milliseconds(); s.is("32 bits of milliseconds", key) && ms>>31 != 0 {
+		e.ttl = time.Duration(int32(ms)) * time.Millisecond
+	}
+	if s.is("TTL rounded down", key) {
+		e.ttl = cl.TTL.Truncate(time.Millisecond)
+	}
+	return s.grant(e, cl), nil
+}
+
+func (s *lab) grant(e *labEntry, cl backend.Claim) backend.Grant {
+	return backend.Grant{Key: e.key, ID: cl.ID, Holder: cl.Holder, Token: e.last, TTL: e.ttl, State: "lab"}
+}
+
+// nested returns a held key that is a path above or below this one.
+func (s *lab) nested(key string) *labEntry {
+	for k, e := range s.keys {
+		if e.held && (strings.HasPrefix(k, key+"/") || strings.HasPrefix(key, k+"/")) {
+			return e
+		}
+	}
+	return nil
+}
+
+// token is NextToken with the defects that there are about it.
+func (s *lab) token(e *labEntry, cl backend.Claim, now time.Time) (uint64, error) {
+	floor := max(cl.TokenFloor, e.raised)
+	switch {
+	case s.is("floor ignored", e.key):
+		floor = e.raised
+	case s.is("raise ignored", e.key):
+		floor = cl.TokenFloor
+	case s.is("floor as floating point", e.key) && floor < 1<<63:
+		return max(e.last+1, uint64(float64(floor)), uint64(now.UnixMicro())), nil
+	case s.is("floor wraps", e.key) && floor+1 == 0:
+		floor = 0
+	case s.is("tenth token wraps", e.key) && e.times == 9:
+		return 1, nil
+	case s.is("takeover keeps the token", e.key) && e.held,
+		s.is("waiter gets the last token", e.key) && e.waiter(cl.ID) != nil && e.refusedIDs[cl.ID] > 0:
+		return max(e.last, 1), nil
+	case s.is("no clock", e.key), s.is("token dies with its client", e.key), s.is("restart forgets tokens", e.key), s.is("break forgets the token", e.key):
+		now = time.Time{}
+	}
+	return backend.NextToken(e.last, floor, now)
+}
+
+func (c *labClient) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mut != "connection left open" {
+		delete(s.clients, c)
+	}
+	for _, e := range s.keys {
+		if e.by != c {
+			continue
+		}
+		if e.held && s.is("close releases", e.key) {
+			s.free(e, "released")
+		}
+		if !e.held && s.is("token dies with its client", e.key) {
+			e.last = 0
+		}
+	}
+	return nil
+}
+
+func (c *labClient) cut() func() error {
+	heal := make(chan struct{})
+	c.mu.Lock()
+	c.heal = heal
+	c.mu.Unlock()
+	return func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.heal = nil
+		close(heal)
+		return nil
+	}
+}
+
+func (s *lab) restart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restarts++
+	for _, e := range s.keys {
+		if s.is("restart forgets tokens", e.key) {
+			e.last = 0
+		}
+		if s.is("restart forgets holders", e.key) {
+			e.held = false
+		}
+	}
+}
+
+func (s *lab) wipe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wipes++
+	for _, e := range s.keys {
+		e.last, e.raised, e.held, e.ids = 0, 0, false, map[string]string{}
+		s.wake(e)
+	}
+}
+
+// leftovers is what should not be there when nobody uses the store.
+func (s *lab) leftovers() (left []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.keys {
+		if e.held {
+			left = append(left, "held: "+e.key)
+		}
+		for _, w := range e.queue {
+			left = append(left, "waiting: "+e.key+" "+w.id)
+		}
+	}
+	for c := range s.clients {
+		left = append(left, fmt.Sprintf("client %d", c.number))
+	}
+	slices.Sort(left)
+	return left
+}

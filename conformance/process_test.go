@@ -1,0 +1,36 @@
+//go:build unix
+
+package conformance
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+func TestMain(m *testing.M) { Main(m, openFile) }
+
+func fileConfig(dir, mutant string) Config {
+	url := "file:" + dir
+	if mutant != "" {
+		url += "#" + mutant
+	}
+	no := "plain files"
+	return Config{
+		Name: "file", URL: url, MinTTL: 300 * time.Millisecond,
+		Open: func(ctx context.Context) (backend.Backend, error) { return openFile(ctx, url) },
+		Lacks: map[string]string{
+			string(backend.CapWatch): no, string(backend.CapBreak): no, string(backend.CapBatchRenew): no,
+			string(backend.CapLossNotify): no, string(backend.CapRaiseToken): no,
+		},
+	}
+}
+
+// A store that processes share keeps every rule: those about processes can be
+// passed.
+func TestFileStore(t *testing.T) {
+	dir := t.TempDir()
+	Run(t, fileConfig(dir, ""))
+}
