@@ -1,0 +1,98 @@
+//go:build unix
+
+package efs_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/conformance"
+	_ "github.com/hasplock/hasp/efs"
+)
+
+// TestMain is taken by the tests of crashes.
+func init() { conformance.WorkerMain() }
+
+func conformanceConfig(name, dir, options string) conformance.Config {
+	return conformance.Config{
+		Name:   name,
+		URL:    "efs://" + dir + options,
+		MinTTL: 500 * time.Millisecond,
+		Lacks: map[string]string{
+			string(backend.CapBatchRenew): "a heartbeat is one rename, and a directory has no request for several",
+			string(backend.CapLossNotify): "a file server does not tell its clients of changes",
+		},
+		Wipe:      func(context.Context) error { return wipe(dir) },
+		Leftovers: func(context.Context) ([]string, error) { return leftovers(dir) },
+	}
+}
+
+// With the lock file a key is also a path, so a and a/b cannot both be locked.
+func TestConformanceWithLockFile(t *testing.T) {
+	cfg := conformanceConfig("efs", t.TempDir(), "")
+	cfg.Lacks["keys-nested"] = "the lock file a is in the way of the directory for a/b"
+	conformance.Run(t, cfg)
+}
+
+func TestConformanceWithoutLockFile(t *testing.T) {
+	conformance.Run(t, conformanceConfig("efs, no lock file", t.TempDir(), "?lockfile=false"))
+}
+
+// wipe removes what is in dir, as an operator might who thinks it is not needed.
+func wipe(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// a waiter may put something there in the meantime
+		for range 10 {
+			if err = os.RemoveAll(filepath.Join(dir, e.Name())); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var freeBaton = regexp.MustCompile(`^[0-9]{20}\.free$`)
+
+// leftovers lists everything below dir but directories and one free baton in each
+// state directory.
+func leftovers(dir string) (left []string, err error) {
+	batons := map[string]int{}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		parent := filepath.Dir(path)
+		switch {
+		case d.IsDir():
+			if strings.HasSuffix(d.Name(), ".hasp") {
+				batons[path] += 0
+			}
+		case strings.HasSuffix(parent, ".hasp") && freeBaton.MatchString(d.Name()):
+			batons[parent]++
+		default:
+			left = append(left, path)
+		}
+		return nil
+	})
+	for state, n := range batons {
+		if n != 1 {
+			left = append(left, fmt.Sprintf("%s with %d batons", state, n))
+		}
+	}
+	return left, err
+}

@@ -1,0 +1,91 @@
+//go:build unix
+
+package efs
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// A lockFile is the content of the file that processes of the lock-file protocol
+// go by: four lines (time, pid, host, system), of which they read the first. A
+// file of hasp's has two more lines, which they ignore.
+type lockFile struct {
+	ok     bool // the first line is a time, as it has to be
+	holder backend.Holder
+	hasp   bool // written by hasp: then these are set
+	gen    uint64
+	claim  string
+	ttl    time.Duration
+}
+
+// formatStamp is the first line: seconds since 1970 as a decimal fraction, always
+// 17 characters, so that it can be refreshed in place.
+func formatStamp(t time.Time) string {
+	us := max(0, t.UnixMicro())
+	return fmt.Sprintf("%010d.%06d", us/1e6, us%1e6)
+}
+
+// system is what Python's platform.system() says.
+func system() string {
+	switch runtime.GOOS {
+	case "linux":
+		return "Linux"
+	case "darwin":
+		return "Darwin"
+	case "freebsd":
+		return "FreeBSD"
+	}
+	return runtime.GOOS
+}
+
+// formatLockFile writes b's holder as a lock file.
+func formatLockFile(b baton, now time.Time) []byte {
+	return fmt.Appendf(nil, "%s\n%d\n%s\n%s\nhasp token=%d claim=%s ttl=%d\nowner=%s\n",
+		formatStamp(now), b.holder.PID, oneLine(b.holder.Host), system(),
+		b.gen, b.claim, ttlMillis(b.ttl), oneLine(b.holder.Owner))
+}
+
+func oneLine(s string) string {
+	if len(s) > 512 {
+		s = strings.ToValidUTF8(s[:512], "")
+	}
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// parseLockFile reads what either kind wrote. A file that is empty, torn or
+// anything else has ok unset.
+func parseLockFile(content []byte) (f lockFile) {
+	lines := strings.Split(string(content), "\n")
+	stamp, err := strconv.ParseFloat(strings.TrimSpace(lines[0]), 64)
+	f.ok = err == nil && !math.IsNaN(stamp) && !math.IsInf(stamp, 0)
+	if !f.ok {
+		return f
+	}
+	if len(lines) > 2 {
+		f.holder.PID, _ = strconv.Atoi(strings.TrimSpace(lines[1]))
+		f.holder.Host = oneLine(strings.TrimSpace(lines[2]))
+	}
+	if len(lines) > 4 {
+		var ms int64
+		n, err := fmt.Sscanf(lines[4], "hasp token=%d claim=%s ttl=%d", &f.gen, &f.claim, &ms)
+		if n == 3 && err == nil && ms > 0 && ms <= math.MaxInt64/int64(time.Millisecond) {
+			f.hasp, f.ttl = true, time.Duration(ms)*time.Millisecond
+		}
+	}
+	if len(lines) > 5 && f.hasp {
+		f.holder.Owner = strings.TrimPrefix(lines[5], "owner=")
+	}
+	return f
+}
