@@ -1,0 +1,113 @@
+package redislock
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// Inspect asks the key's master who holds key, in one round trip.
+func (b *Backend) Inspect(ctx context.Context, key string) (backend.Record, error) {
+	if err := b.begin(key); err != nil {
+		return backend.Record{}, err
+	}
+	reply, err := inspectScript().Run(ctx, b.client, b.names(key).all()).Result()
+	return b.inspected(key, reply, err)
+}
+
+func (b *Backend) inspected(key string, reply any, err error) (backend.Record, error) {
+	if err != nil {
+		return backend.Record{}, b.verbError(err)
+	}
+	list, ok := reply.([]any)
+	if !ok || len(list) != 4 {
+		return backend.Record{}, backend.Unavailable(fmt.Errorf("redis: unexpected answer %v", reply))
+	}
+	value, _ := list[0].(string)
+	ms, _ := list[1].(int64)
+	now, _ := list[2].(string)
+	waiting, _ := list[3].(int64)
+	if value == "" {
+		return backend.Record{Key: key, State: backend.Free}, nil
+	}
+	rec, err := parseRecord(value)
+	if err != nil {
+		return backend.Record{}, err
+	}
+	r := rec.report(key, time.Duration(ms)*time.Millisecond)
+	if us, err := strconv.ParseInt(now, 10, 64); err == nil && rec.held {
+		r.HeldFor = max(0, time.Duration(us-rec.since)*time.Microsecond)
+	}
+	if waiting > 0 {
+		r.Note = fmt.Sprintf("%d waiting", waiting)
+	}
+	return r, nil
+}
+
+// scanCount is how many keys a server looks at for each SCAN: about a tenth of a
+// millisecond.
+const scanCount = 500
+
+// List returns the held keys that start with prefix, in byte order. It looks at
+// every key of every master, so it is for people, not for programs that lock.
+func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, error) {
+	if b.closed.Load() {
+		return nil, backend.ErrClosed
+	}
+	var mu sync.Mutex
+	found := map[string]bool{} // SCAN may return a key twice
+	scan := func(ctx context.Context, node redis.Cmdable) error {
+		it := node.ScanType(ctx, 0, b.pattern(prefix), scanCount, "string").Iterator()
+		for it.Next(ctx) {
+			if key, ok := b.keyOf(it.Val()); ok && strings.HasPrefix(key, prefix) {
+				mu.Lock()
+				found[key] = true
+				mu.Unlock()
+			}
+		}
+		return it.Err()
+	}
+	var err error
+	if c, ok := b.client.(interface {
+		ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
+	}); ok {
+		err = c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return scan(ctx, node) })
+	} else {
+		err = scan(ctx, b.client)
+	}
+	if err != nil {
+		return nil, b.verbError(err)
+	}
+	keys := make([]string, 0, len(found))
+	for key := range found {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+
+	var out []backend.Record
+	for chunk := range slices.Chunk(keys, scanCount) {
+		calls := make([]call, len(chunk))
+		for i, key := range chunk {
+			calls[i] = call{keys: b.names(key).all()}
+		}
+		for i, cmd := range pipeline(ctx, b.client, inspectScript(), calls) {
+			reply, err := cmd.Result()
+			r, err := b.inspected(chunk[i], reply, err)
+			if err != nil {
+				return nil, fmt.Errorf("key %q: %w", chunk[i], err)
+			}
+			if r.State != backend.Free {
+				out = append(out, r)
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,186 @@
+package redislock
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+func init() {
+	backend.Register("redis", Open)
+	backend.Register("rediss", Open)
+	backend.Register("redis+unix", Open)
+}
+
+// dialTimeout is the library's default.
+const dialTimeout = 5 * time.Second
+
+// openTimeout bounds Open if its context has no deadline.
+const openTimeout = 30 * time.Second
+
+// Open opens the backend that u names, as the package documentation describes,
+// and checks that it can acquire locks there.
+func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
+	q := backend.NewQuery(u)
+	opts := &Options{
+		Prefix:          q.String("prefix", ""),
+		TokenMemory:     q.Duration("token_memory", 0),
+		Patience:        q.Duration("patience", 0),
+		Replicas:        q.Int("replicas", 0, 0),
+		ReplicasTimeout: q.Duration("replicas_timeout", 0),
+	}
+	hosts := strings.Split(u.Host, ",")
+	cluster := q.Bool("cluster", false)
+	rest := q.Rest() // the client library's own
+	if err := q.Err(); err != nil {
+		return nil, err
+	}
+	cluster = cluster || len(hosts) > 1 && !rest.Has("master_name")
+	client, err := newClient(u, hosts, rest, cluster)
+	if err != nil {
+		return nil, err
+	}
+	b, err := newBackend(client, opts)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	b.own = true
+	if name := rest.Get("master_name"); name != "" {
+		b.where = fmt.Sprintf("%s (found by the sentinels at %s)", name, u.Host)
+	}
+	if err := b.probe(ctx); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// newClient leaves to the library what it can parse. Its retries are off unless
+// the URL asks for them: the engine retries, and it knows what an attempt of
+// unknown outcome means.
+func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis.UniversalClient, error) {
+	v := *u
+	v.Host = hosts[0]
+	for _, h := range hosts[1:] {
+		if _, _, err := net.SplitHostPort(h); err != nil {
+			h = net.JoinHostPort(strings.Trim(h, "[]"), "6379")
+		}
+		rest.Add("addr", h)
+	}
+	retries := rest.Has("max_retries")
+	switch {
+	case rest.Has("master_name"):
+		v.RawQuery = rest.Encode()
+		o, err := redis.ParseFailoverURL(v.String())
+		if err != nil {
+			return nil, safe(err)
+		}
+		o.ContextTimeoutEnabled, o.DialerRetries = true, max(o.DialerRetries, 1)
+		if !retries {
+			o.MaxRetries = -1
+		}
+		return redis.NewFailoverClient(o), nil
+	case cluster:
+		v.RawQuery = rest.Encode()
+		o, err := redis.ParseClusterURL(v.String())
+		if err != nil {
+			return nil, safe(err)
+		}
+		o.ContextTimeoutEnabled, o.DialerRetries = true, max(o.DialerRetries, 1)
+		if o.TLSConfig != nil {
+			o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
+		}
+		return redis.NewClusterClient(o), nil
+	}
+	if u.Scheme == "redis+unix" {
+		v.Scheme = "unix"
+	}
+	v.RawQuery = rest.Encode()
+	o, err := redis.ParseURL(v.String())
+	if err != nil {
+		return nil, safe(err)
+	}
+	o.ContextTimeoutEnabled, o.DialerRetries = true, 1
+	if !retries {
+		o.MaxRetries = -1
+	}
+	if o.TLSConfig != nil {
+		o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
+	}
+	return redis.NewClient(o), nil
+}
+
+var errHandshake = errors.New("TLS handshake")
+
+// tlsDialer does what the library's own dialer does, but heeds the context, and
+// tells a handshake that failed from a server that cannot be reached.
+func tlsDialer(timeout time.Duration, config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	if timeout <= 0 {
+		timeout = dialTimeout
+	}
+	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3,
+	}}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		tc := tls.Client(conn, config)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = conn.Close() // a failed handshake has closed it, as a rule
+			return nil, fmt.Errorf("%w: %w", errHandshake, err)
+		}
+		return tc, nil
+	}
+}
+
+// safe keeps a URL, which may have a password in it, out of an error.
+func safe(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
+}
+
+// probe does what the first acquire will do, and leaves nothing behind.
+func (b *Backend) probe(ctx context.Context) error {
+	ctx, cancel := bounded(ctx, openTimeout)
+	defer cancel()
+	if c, ok := b.client.(*redis.Client); ok && c.Options().TLSConfig != nil && c.Options().Dialer != nil {
+		// The pool dials without the context's deadline, and a handshake that hangs
+		// would look like a server that does not answer.
+		o := c.Options()
+		conn, err := o.Dialer(ctx, o.Network, o.Addr)
+		if err != nil {
+			err, _ = b.explain(err)
+			return err
+		}
+		_ = conn.Close()
+	}
+	name := b.prefix + "{" + b.channel + "}:probe"
+	member, err := probeScript().Run(ctx, b.client, []string{name}, b.channel).Int()
+	if err != nil {
+		if cerr := context.Cause(ctx); cerr != nil && !errors.Is(err, cerr) {
+			err = fmt.Errorf("%w (%w)", err, cerr)
+		}
+		err, _ = b.explain(err)
+		return err
+	}
+	if member == 1 && b.exact {
+		return fmt.Errorf("redis at %s: %s", b.where, inCluster)
+	}
+	return nil
+}
