@@ -1,0 +1,64 @@
+// Package etcdlock keeps hasp's locks in etcd, version 3.4 or later.
+//
+//	b := etcdlock.New(client, nil) // on a client that you have
+//	b, err := backend.Open(ctx, "etcd://etcd-1,etcd-2,etcd-3/team")
+//
+// # URLs
+//
+//	etcd://[user:password@]host[:port][,host[:port]...][/prefix][?option=value&...]
+//
+// etcds is the same with TLS. The port is 2379 unless given; where one is given
+// the last host needs one too, or it is no URL. All keys start with
+// the prefix, "hasp/" if there is none; backends with different prefixes know
+// nothing of each other. The options:
+//
+//   - endpoints: more of them, as host:port,host:port
+//   - cacert: file with the certificates, in PEM format, that the servers' are
+//     signed by, if not by ones that the system trusts
+//   - cert, key: files with the client's certificate and key
+//   - insecure=true: TLS without checking the servers' certificates
+//   - timeout: bounds opening, besides the context (default 10s)
+//   - keepalive: how often a quiet connection is probed (default 5s)
+//
+// Each of cacert, cert, key and insecure means TLS.
+//
+// # What it keeps in etcd
+//
+// Each key has a queue of entries, one for the holder and one for each waiter;
+// the oldest one holds. The value of an entry tells who that is, in JSON, for
+// etcdctl get --prefix hasp/. Deleting a holder's entry breaks its lock, and
+// `hasp break` is the better way, because it checks whom it breaks. The holder
+// learns of either within a second.
+//
+// All locks of one TTL that a backend holds are on one etcd lease, so that a
+// hundred thousand of them cost one keepalive. Locks whose own heartbeats stop
+// run out all the same: the backend removes them, or, if the process has died,
+// the lease does. After the process's death a lock that was not being renewed
+// may so stand for its TTL from then, and not from its last renewal.
+//
+// # Time
+//
+// etcd decides when a lock is stale, by its leader's clock; no client's clock
+// matters. TTLs are rounded up to whole seconds, and below 1.5 times etcd's
+// election timeout up to that: backend.Grant.TTL tells the TTL in force. The
+// lease lives a second longer than the lock's TTL, and etcd looks for expired
+// leases twice a second, so a dead holder's lock is taken over up to 1.5 s after
+// its TTL. A new leader gives every lease its full TTL once more.
+//
+// # Tokens
+//
+// Tokens rise across release, expiry, break, restart and the change of leaders.
+// If etcd loses all its data they go on rising, since they start anew from a
+// client's clock, in microseconds, provided that this clock is not more than a
+// minute behind those that were used before. They do not if floors far beyond
+// the clock were demanded for a key; then the floor has to be demanded again.
+// After a restore from a backup they may repeat what was granted since the
+// backup was made: raise them with RaiseToken, to the clock in microseconds.
+//
+// # What it cannot promise
+//
+// No lock service can stop a holder that was paused past its TTL from acting:
+// see PROTOCOL.md, which argues why two holders are not certain of one lock at
+// once. Send the token along to whatever checks tokens. For data in the same
+// etcd, put [Owner] among a transaction's conditions.
+package etcdlock

@@ -1,0 +1,190 @@
+package etcdlock
+
+import (
+	"context"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+type entryState int
+
+const (
+	// pending: a put was sent, and what became of it is not known, or it has
+	// not been answered to the caller yet.
+	pending entryState = iota
+	// waiting: in the queue, with a waiter.
+	waiting
+	// held: granted.
+	held
+	// expired: it was not renewed within its TTL and is being removed.
+	expired
+)
+
+// entry is what a backend remembers of each etcd key that it may have put: as
+// long as it is remembered it is renewed, or removed, or known to be gone.
+// Otherwise the keepalives of a shared lease could keep it for good. All fields
+// are guarded by Backend.mu; those above state do not change.
+type entry struct {
+	key, id, name string
+	lease         *lease
+
+	state     entryState
+	forgotten bool      // its etcd key is known to be gone
+	foreign   bool      // put by another backend; its name is not this one's
+	leaving   bool      // given up by its claimant: a Release has been sent
+	watched   bool      // see loss.go
+	since     time.Time // when it was granted
+	rev       int64     // create revision; 0 while unknown
+	base      uint64    // the one in the entry's value
+	token     uint64    // 0 until held
+	waiter    *waiter
+	due       time.Time // when it is to be removed; zero: never
+	place     place
+}
+
+// state of a grant: enough to compare and to find the entry again.
+type grantState struct {
+	name string
+	rev  int64
+}
+
+// ident is what entries are looked up by.
+func ident(key, id string) string { return key + separator + id }
+
+func (e *entry) ident() string { return ident(e.key, e.id) }
+
+func (b *Backend) tracked(key, id string) *entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.entries[ident(key, id)]
+}
+
+// track starts to remember an entry, before it is put under the fence returned.
+func (b *Backend) track(key, id string, l *lease) (e *entry, fence int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := b.places.name(b.names.queue(key), func(name string) bool { return b.byName[name] != nil })
+	return b.trackLocked(key, id, name, l), l.fence
+}
+
+// trackForeign remembers an entry that another backend has put, for the claim
+// with the ID in its value.
+func (b *Backend) trackForeign(key, id string, l *lease, kv *mvccpb.KeyValue, base uint64) *entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.trackLocked(key, id, string(kv.Key), l)
+	e.foreign, e.rev, e.base = true, kv.CreateRevision, base
+	return e
+}
+
+func (b *Backend) trackLocked(key, id, name string, l *lease) *entry {
+	e := &entry{key: key, id: id, name: name, lease: l}
+	b.entries[e.ident()] = e
+	b.byName[name] = e
+	l.entries++
+	b.scheduleLocked(e, time.Now().Add(l.ttl))
+	return e
+}
+
+// forget ends b's care for e: its etcd key is known to be gone.
+func (b *Backend) forget(e *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgetLocked(e)
+}
+
+func (b *Backend) forgetLocked(e *entry) {
+	if e.forgotten {
+		return
+	}
+	e.forgotten = true
+	delete(b.entries, e.ident())
+	if b.byName[e.name] == e {
+		delete(b.byName, e.name)
+	}
+	b.unscheduleLocked(e)
+	b.loss.unwatchLocked(e)
+	l := e.lease
+	if e.waiter != nil {
+		e.waiter = nil
+		l.waiters--
+	}
+	l.entries--
+	if s := b.leases[l]; l.entries == 0 && s != nil && s.lease != l {
+		delete(b.leases, l)
+	}
+}
+
+// granted notes that e holds its key as of now.
+func (b *Backend) granted(e *entry, c backend.Claim, token uint64) (backend.Grant, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e.forgotten || e.state == expired {
+		return backend.Grant{}, errAgain // the call took longer than the TTL
+	}
+	e.state, e.token, e.since = held, token, time.Now()
+	b.scheduleLocked(e, time.Now().Add(e.lease.ttl))
+	b.loss.addLocked(b, e)
+	return backend.Grant{
+		Key: e.key, ID: e.id, Holder: c.Holder, Token: token, TTL: e.lease.ttl,
+		State: grantState{name: e.name, rev: e.rev},
+	}, nil
+}
+
+// exists holds while the entry that was put at rev is there. A create revision
+// belongs to one put, so nobody else's entry satisfies it.
+func exists(name string, rev int64) clientv3.Cmp {
+	return clientv3.Compare(clientv3.CreateRevision(name), "=", rev)
+}
+
+// maxOps is how many comparisons or operations go into one transaction: etcd's
+// default --max-txn-ops.
+const maxOps = 128
+
+// remove deletes entries and forgets them. After an error it can be repeated.
+func (b *Backend) remove(ctx context.Context, es []*entry) error {
+	// half, because each is compared twice
+	for len(es) > 0 {
+		n := min(len(es), maxOps/2)
+		if err := b.removeSome(ctx, es[:n]); err != nil {
+			return err
+		}
+		es = es[n:]
+	}
+	return nil
+}
+
+func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
+	if err := b.settle(ctx, es); err != nil {
+		return err
+	}
+	var ops []clientv3.Op
+	b.mu.Lock()
+	for _, e := range es {
+		if e.rev == 0 {
+			continue // it is not there
+		}
+		// An entry that another process has taken over with its grant is on
+		// that one's lease, and not ours to remove.
+		cmps := []clientv3.Cmp{exists(e.name, e.rev), clientv3.Compare(clientv3.LeaseValue(e.name), "=", e.lease.id)}
+		ops = append(ops, clientv3.OpTxn(cmps, []clientv3.Op{clientv3.OpDelete(e.name)}, nil))
+	}
+	b.mu.Unlock()
+	if len(ops) > 0 {
+		if _, err := b.txn(ctx, nil, ops, nil); err != nil {
+			return b.explain(ctx, err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range es {
+		if e.leaving {
+			b.released.add(e.ident())
+		}
+		b.forgetLocked(e)
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package etcdlock
+
+import (
+	"context"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// The queue of a key is its entries in the order of their create revisions: the
+// oldest one holds the key, and each of the others watches the one before it. A
+// deletion (release, expiry, break, a waiter that gives up) wakes one.
+
+const (
+	// searchTimeout bounds one look at the queue.
+	searchTimeout = 5 * time.Second
+	// After a failed look at the queue, or a broken watch, the next one comes
+	// after a pause that doubles from firstPause to lastPause.
+	firstPause = 50 * time.Millisecond
+	lastPause  = 2 * time.Second
+	// wokenPause is how long a waiter that was woken has for its attempt before
+	// its place is looked up without it.
+	wokenPause = 2 * time.Second
+)
+
+// waiter is one registration made by Watch.
+type waiter struct {
+	b      *Backend
+	key    string
+	id     string
+	wake   chan struct{} // to the engine
+	again  chan struct{} // from an attempt that was woken in vain, or queued again
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Watch implements [backend.Watcher]: it puts c at the end of key's queue.
+func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
+	const op = "wait for"
+	if err := b.check(key, c); err != nil {
+		return nil, nil, b.fail(op, key, err)
+	}
+	if err := b.enter(op, key); err != nil {
+		return nil, nil, err
+	}
+	w := &waiter{
+		b: b, key: key, id: c.ID,
+		wake:  make(chan struct{}, 1),
+		again: make(chan struct{}, 1),
+		done:  make(chan struct{}),
+	}
+	if e := b.tracked(key, c.ID); e != nil {
+		// an attempt whose outcome is unknown may have put it
+		w.adopt(e)
+	} else if err := w.enqueue(ctx, c); err != nil {
+		if e := b.tracked(key, c.ID); e != nil {
+			b.condemn(e)
+		}
+		return nil, nil, b.fail(op, key, err)
+	}
+	var wctx context.Context
+	wctx, w.cancel = context.WithCancel(clientv3.WithRequireLeader(b.ctx))
+	if !b.spawn(func() { defer close(w.done); w.run(wctx) }) {
+		w.cancel()
+		return nil, nil, b.fail(op, key, backend.ErrClosed)
+	}
+	return w.wake, w.stop, nil
+}
+
+// enqueue puts c's entry at the end of the queue.
+func (w *waiter) enqueue(ctx context.Context, c backend.Claim) error {
+	b := w.b
+	for range maxAttempts {
+		e, _, kept, err := b.put(ctx, w.key, c, true)
+		if err == errAgain {
+			if e := b.tracked(w.key, w.id); e != nil {
+				w.adopt(e)
+				return nil
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		w.adopt(e)
+		// A keepalive that failed is made good by the next one, or by queueing
+		// again if the lease has ended.
+		_ = kept()
+		return nil
+	}
+	return backend.Unavailable(errChanged)
+}
+
+// adopt makes e the entry that w waits with.
+func (w *waiter) adopt(e *entry) {
+	b := w.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e.waiter == w || e.forgotten {
+		return
+	}
+	e.waiter = w
+	if e.state == pending {
+		e.state = waiting
+		b.unscheduleLocked(e)
+	}
+	e.lease.waiters++
+	b.keepLocked(e.lease, e.lease.ttl/3)
+	w.searchAgain()
+}
+
+// signal wakes the engine. It does not block: a wake-up that was not taken yet
+// serves for this one too.
+func (w *waiter) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// searchAgain makes run look up its place in the queue.
+func (w *waiter) searchAgain() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
+}
+
+func (w *waiter) run(ctx context.Context) {
+	pause := firstPause
+	for ctx.Err() == nil {
+		before, from, err := w.search(ctx)
+		if err == nil && before != "" {
+			var gone bool
+			if gone, err = w.follow(ctx, before, from); !gone && err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			w.rest(ctx, pause)
+			pause = min(2*pause, lastPause)
+			continue
+		}
+		pause = firstPause
+		w.signal()
+		w.rest(ctx, wokenPause)
+	}
+}
+
+// rest waits for an attempt's word, at most for d.
+func (w *waiter) rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-w.again:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// search returns the entry before w's, and the revision to watch it from. None
+// means that an attempt is worth making: it is w's turn, or w's entry is gone
+// and has to be put again.
+func (w *waiter) search(ctx context.Context) (before string, from int64, err error) {
+	select {
+	case <-w.again: // what it asks for is being done
+	default:
+	}
+	b := w.b
+	var name string
+	var rev int64
+	b.mu.Lock()
+	if e := b.entries[ident(w.key, w.id)]; e != nil {
+		name, rev = e.name, e.rev
+	}
+	b.mu.Unlock()
+	if rev == 0 {
+		return "", 0, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
+	defer cancel()
+	last := append(clientv3.WithLastCreate(), clientv3.WithMaxCreateRev(rev-1), clientv3.WithKeysOnly())
+	resp, err := b.txn(ctx, cmps{exists(name, rev)},
+		ops{clientv3.OpGet(b.names.queue(w.key), last...)}, nil)
+	if err != nil || !resp.Succeeded {
+		return "", 0, err
+	}
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	if len(kvs) == 0 {
+		return "", 0, nil
+	}
+	return string(kvs[0].Key), resp.Header.Revision + 1, nil
+}
+
+// follow watches the entry before w's until it is deleted. A false answer
+// without an error means that w has been queued again.
+func (w *waiter) follow(ctx context.Context, name string, from int64) (gone bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := w.b.client.Watch(ctx, name, clientv3.WithRev(from), clientv3.WithFilterPut())
+	for {
+		select {
+		case resp, ok := <-events:
+			switch {
+			case !ok:
+				return false, context.Canceled // the watch broke, or ctx ended
+			case resp.Err() != nil:
+				return false, resp.Err()
+			case len(resp.Events) > 0:
+				return true, nil
+			}
+		case <-w.again:
+			return false, nil
+		}
+	}
+}
+
+// stop ends the registration; an entry that was not granted is deleted.
+func (w *waiter) stop(ctx context.Context, granted bool) error {
+	w.cancel()
+	<-w.done
+	b := w.b
+	b.mu.Lock()
+	e := b.entries[ident(w.key, w.id)]
+	if e == nil {
+		b.mu.Unlock()
+		return nil
+	}
+	if e.waiter == w {
+		e.waiter = nil
+		e.lease.waiters--
+	}
+	keep := granted && e.state == held
+	if !keep {
+		// should the removal fail here, it is tried again
+		e.state, e.leaving = expired, true
+		b.scheduleLocked(e, time.Now().Add(reapPause))
+	}
+	b.mu.Unlock()
+	if keep {
+		return nil
+	}
+	if err := b.remove(ctx, []*entry{e}); err != nil {
+		return b.fail("stop waiting for", w.key, err)
+	}
+	return nil
+}

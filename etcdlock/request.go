@@ -1,0 +1,80 @@
+package etcdlock
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Requests ask the member that gets them to refuse at once if it knows no
+// leader, and are then sent to the next member. Without that, a member that is
+// cut off from the others keeps its share of the requests until they time out.
+// A request so refused has not been carried out, so it can be sent again
+// whatever it is; nothing else is repeated here.
+const (
+	leaderPause = 10 * time.Millisecond
+	leaderWait  = 2 * time.Second
+)
+
+func (b *Backend) withLeader(ctx context.Context, send func(ctx context.Context) error) error {
+	ctx = clientv3.WithRequireLeader(ctx)
+	var start time.Time
+	for {
+		err := rpctypes.Error(send(ctx))
+		if !is(err, rpctypes.ErrNoLeader) {
+			return err
+		}
+		if start.IsZero() {
+			start = time.Now()
+		} else if time.Since(start) > leaderWait {
+			return err
+		}
+		t := time.NewTimer(leaderPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
+}
+
+func (b *Backend) do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
+	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
+		resp, err = b.client.Do(ctx, op)
+		return err
+	})
+	return resp, err
+}
+
+// txn is a transaction: if all of cmps hold then, else otherwise.
+func (b *Backend) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+	resp, err := b.do(ctx, clientv3.OpTxn(cmps, then, otherwise))
+	if err != nil {
+		return nil, err
+	}
+	return resp.Txn(), nil
+}
+
+func (b *Backend) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	resp, err := b.do(ctx, clientv3.OpGet(key, opts...))
+	if err != nil {
+		return nil, err
+	}
+	return resp.Get(), nil
+}
+
+func (b *Backend) delete(ctx context.Context, key string) (*clientv3.DeleteResponse, error) {
+	resp, err := b.do(ctx, clientv3.OpDelete(key))
+	if err != nil {
+		return nil, err
+	}
+	return resp.Del(), nil
+}
+
+type (
+	cmps = []clientv3.Cmp
+	ops  = []clientv3.Op
+)
