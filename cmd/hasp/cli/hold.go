@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/cmd/hasp/internal/job"
+)
+
+// resultJSON is how run and once ended, as -o json shows it, on standard error
+// since standard output is the command's.
+type resultJSON struct {
+	Key           string  `json:"key"`
+	Ran           bool    `json:"ran"`
+	Exit          int     `json:"exit"`
+	Token         uint64  `json:"token"` // 0 if the lock was not taken
+	WaitedSeconds float64 `json:"waited_seconds"`
+	RanSeconds    float64 `json:"ran_seconds"`
+	Error         string  `json:"error"`
+}
+
+// hold is run, and once if done is not nil.
+func (a *app) hold(h *holdFlags, key string, argv []string, done func(context.Context) (bool, error)) error {
+	res := resultJSON{Key: key}
+	err := a.holdFor(h, key, argv, done, &res)
+	if !a.json() {
+		return err
+	}
+	var e *exitError
+	if errors.As(err, &e) {
+		res.Exit = e.code
+		if e.err != nil {
+			res.Error = message(e.err)
+		}
+	}
+	if werr := writeJSON(a.stderr, res); werr != nil {
+		return werr
+	}
+	return &exitError{code: res.Exit}
+}
+
+func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context.Context) (bool, error), res *resultJSON) error {
+	opts, err := h.options()
+	if err != nil {
+		return err
+	}
+	t, err := a.target(key)
+	if err != nil {
+		return err
+	}
+	path, err := lookUp(argv[0])
+	if err != nil {
+		return err
+	}
+	if err := t.makeDir(); err != nil {
+		return err
+	}
+	sigs := catchSignals()
+	defer sigs.stop()
+	ctx, heed := sigs.cancelOn(context.Background())
+	defer heed()
+
+	p := newProgress(a.stderr, t.name, a.json())
+	defer p.stop()
+	renewed := make(chan struct{}, 1)
+	opts.Observer = func(e hasp.Event) {
+		if e.Kind == hasp.EventRenewed {
+			select {
+			case renewed <- struct{}{}:
+			default:
+			}
+		}
+		p.observe(e)
+	}
+	if opts.Owner == "" {
+		// Looking the name up can take longer than the lock does.
+		opts.Owner = a.getenv("USER")
+	}
+	b, err := a.open(ctx, t.url)
+	if err != nil {
+		return err
+	}
+	l := hasp.New(b, opts)
+	begun := time.Now()
+	ran := false
+	var end outcome
+	under := func(ctx context.Context, lease *hasp.Lease) error {
+		ran = true
+		p.stop()
+		res.Ran, res.Token, res.WaitedSeconds = true, lease.Token(), seconds(time.Since(begun))
+		heed() // from here on signals are for the command
+		sigs.catch(whileRunning)
+		if err := context.Cause(ctx); err != nil {
+			res.Ran = false
+			return err
+		}
+		begun = time.Now()
+		j, err := job.Start(job.Spec{Path: path, Args: argv, Env: environment(t, lease), Grace: h.grace})
+		if err != nil {
+			res.Ran = false
+			return cannotRun(argv[0], err)
+		}
+		s := &supervisor{lease: lease, job: j, grace: h.grace, renewed: renewed, signals: sigs.ch, warn: p.warn}
+		end = s.run()
+		a.interrupted = end.interrupted
+		res.RanSeconds = seconds(time.Since(begun))
+		return nil
+	}
+	var locker hasp.Locker = l
+	if h.try {
+		locker = trying{l}
+	}
+	if done != nil {
+		_, err = hasp.Once(ctx, locker, t.key, done, under)
+	} else {
+		err = hasp.Do(ctx, locker, t.key, under)
+	}
+	p.stop()
+	var sig *signalError
+	if errors.As(err, &sig) {
+		a.interrupted = sig.sig == os.Interrupt && job.Foreground()
+	}
+	if !ran {
+		res.WaitedSeconds = seconds(time.Since(begun))
+	}
+	cerr := l.Close()
+	return verdict(t, ran && res.Ran, end, err, cerr, p.warn)
+}
+
+// trying is a Locker that does not wait.
+type trying struct{ hasp.Locker }
+
+func (l trying) Acquire(ctx context.Context, key string) (*hasp.Lease, error) {
+	return l.TryAcquire(ctx, key)
+}
+
+// environment is this process's, and what the command may want to know.
+func environment(t target, lease *hasp.Lease) []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); name != "HASP_KEY" && name != "HASP_TOKEN" && name != "HASP_HOLDER" {
+			env = append(env, kv)
+		}
+	}
+	return append(env,
+		"HASP_KEY="+t.name,
+		"HASP_TOKEN="+strconv.FormatUint(lease.Token(), 10),
+		"HASP_HOLDER="+lease.Holder().String())
+}
+
+// verdict turns what happened into this program's end. err is what taking or
+// releasing the lock said, and cerr what closing the store did.
+func verdict(t target, ran bool, end outcome, err, cerr error, warn func(error)) error {
+	lost := end.stopped
+	if lost == nil && errors.Is(err, hasp.ErrLost) {
+		lost = err // only the release found out
+	}
+	switch {
+	case !ran:
+		if err == nil && cerr == nil {
+			return nil
+		}
+		if err == nil {
+			err = cerr
+		}
+		return fail(t.named(err))
+	case lost != nil:
+		return &exitError{exitLost, fmt.Errorf("run %q: %w; %s", t.name, lost, end)}
+	}
+	// The command ran to its end while the lock was held, so its status is what
+	// counts. That the release did not get through costs others one TTL.
+	if err != nil {
+		warn(fmt.Errorf("%w; the lock frees itself when its TTL has run out", t.named(err)))
+	}
+	if end.code != exitOK {
+		return &exitError{code: end.code}
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hasplock/hasp"
+)
+
+// holdFlags are the flags of the subcommands that take a lock.
+type holdFlags struct {
+	cmd           *cobra.Command
+	timeout       time.Duration
+	retryInterval time.Duration
+	maxRetries    int
+	try           bool
+	maxWait       time.Duration
+	owner         string
+	grace         time.Duration
+}
+
+func (h *holdFlags) add(cmd *cobra.Command) {
+	h.cmd = cmd
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.DurationVar(&h.timeout, "timeout", hasp.DefaultTTL, "how long the lock stays valid after hasp's last sign of life (its TTL)")
+	f.DurationVar(&h.retryInterval, "retry-interval", hasp.DefaultRetryInterval, "wait between attempts")
+	f.IntVar(&h.maxRetries, "max-retries", hasp.DefaultMaxRetries, "how many such waits; -1 for no end")
+	f.BoolVar(&h.try, "try", false, "make one attempt and do not wait")
+	f.DurationVar(&h.maxWait, "max-wait", 0, "how long to wait at most; replaces the default of --max-retries")
+	f.StringVar(&h.owner, "owner", "", "what others see as the holder; default $USER, or the user's name")
+	f.DurationVar(&h.grace, "grace", 0, "time from SIGTERM to SIGKILL when the command has to be stopped;\ndefault a fifth of --timeout, but 10s at most")
+}
+
+// options checks the flags and makes a Locker's options of them.
+func (h *holdFlags) options() (*hasp.Options, error) {
+	set := h.cmd.Flags().Changed
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+		zero bool // allowed
+	}{
+		{"timeout", h.timeout, false},
+		{"retry-interval", h.retryInterval, false},
+		{"max-wait", h.maxWait, true},
+		{"grace", h.grace, true},
+	} {
+		switch {
+		case d.v < 0:
+			return nil, usagef("--%s %v: it must not be negative", d.name, d.v)
+		case d.v == 0 && !d.zero:
+			return nil, usagef("--%s 0: it must be more than nothing", d.name)
+		}
+	}
+	switch {
+	case h.maxRetries < hasp.Unlimited:
+		return nil, usagef("--max-retries %d: want a number of retries, or -1 for no end", h.maxRetries)
+	case h.try && (set("max-wait") || set("max-retries")):
+		return nil, usagef("--try does not wait: it cannot be combined with --max-wait or --max-retries")
+	case !set("grace"):
+		h.grace = min(h.timeout/5, 10*time.Second)
+	case h.grace > h.timeout/3:
+		// The lease is renewed after a third of the TTL: the command must not be
+		// stopped for want of a heartbeat that is not even due.
+		return nil, usagef("--grace %v: it can be a third of --timeout %v at most", h.grace, h.timeout)
+	}
+	o := &hasp.Options{
+		TTL: h.timeout, RetryInterval: h.retryInterval, MaxRetries: h.maxRetries,
+		MaxWait: h.maxWait, Owner: h.owner,
+	}
+	switch {
+	case set("max-wait") && h.maxWait == 0, set("max-retries") && h.maxRetries == 0:
+		h.try = true // to wait for no time, or no retries, is one attempt
+	case set("max-wait") && !set("max-retries"):
+		o.MaxRetries = hasp.Unlimited
+	}
+	return o, nil
+}
+
+// splitArgs separates what is hasp's from the command after "--".
+func splitArgs(cmd *cobra.Command, args []string) (key string, command []string, err error) {
+	dash := cmd.ArgsLenAtDash()
+	switch {
+	case dash < 0 && len(args) > 1:
+		return "", nil, usagef("%s: put -- before the command: hasp %s %q -- %s …", cmd.Name(), cmd.Name(), args[0], args[1])
+	case len(args) == 0 || dash == 0:
+		return "", nil, usagef("%s: KEY is missing", cmd.Name())
+	case dash > 1:
+		return "", nil, usagef("%s: one KEY is wanted before --, not %d", cmd.Name(), dash)
+	case dash < 0 || len(args) == dash:
+		return "", nil, usage(fmt.Errorf("%s: the command is missing: hasp %s KEY -- COMMAND [ARG…]", cmd.Name(), cmd.Name()))
+	}
+	return args[0], args[1:], nil
+}

@@ -1,0 +1,14 @@
+//go:build !unix
+
+package cli
+
+import "os"
+
+var (
+	forwarded    = []os.Signal{os.Interrupt}
+	whileRunning []os.Signal
+)
+
+func isTerminating(sig os.Signal) bool { return sig == os.Interrupt }
+
+func isContinue(os.Signal) bool { return false }

@@ -1,0 +1,28 @@
+//go:build unix
+
+package cli
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// forwarded are the signals that users and supervisors send to programs.
+var forwarded = []os.Signal{
+	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
+	unix.SIGWINCH, unix.SIGCONT,
+}
+
+// whileRunning are those that hasp itself obeys until there is a command.
+var whileRunning = []os.Signal{unix.SIGTSTP}
+
+func isTerminating(sig os.Signal) bool {
+	switch sig {
+	case unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT:
+		return true
+	}
+	return false
+}
+
+func isContinue(sig os.Signal) bool { return sig == unix.SIGCONT }

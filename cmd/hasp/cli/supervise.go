@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/cmd/hasp/internal/job"
+)
+
+// unkillable is how long processes may take to end after SIGKILL before hasp
+// gives up on them, the lease being lost anyway: one that hangs in a system call
+// on a dead mount cannot be killed at all.
+const unkillable = 5 * time.Second
+
+// supervisor keeps a command and its lease together: it ends the command before
+// the lease does, and keeps the lease until the last of the command's group has
+// ended.
+type supervisor struct {
+	lease   *hasp.Lease
+	job     *job.Job
+	grace   time.Duration
+	renewed <-chan struct{}
+	signals <-chan os.Signal
+	warn    func(error)
+
+	out       outcome
+	exited    bool             // the command itself has ended
+	deadline  time.Time        // as last told to the guard
+	term      *time.Timer      // when the group is asked to end
+	kill      <-chan time.Time // when it is killed; nil before it was asked
+	killed    bool
+	halted    bool // the command is stopped, for all that is known
+	unguarded bool // and the user was told
+	giveUp    <-chan time.Time
+	poll      <-chan time.Time // when to look again for those who are left
+	pause     time.Duration
+	done      bool
+}
+
+// outcome is how a command under a lock ended.
+type outcome struct {
+	code    int
+	stopped error // why hasp had to stop it, or nil
+	how     string
+	// interrupted: the terminal's Ctrl-C came to hasp, not to the command alone.
+	interrupted bool
+}
+
+func (o outcome) String() string { return o.how }
+
+// run returns when the group is gone.
+func (s *supervisor) run() outcome {
+	defer s.job.Close()
+	s.term = time.NewTimer(time.Hour)
+	defer s.term.Stop()
+	s.extend()
+	done, lost := s.job.Done(), s.lease.Done()
+	for !s.done {
+		select {
+		case <-done:
+			done = nil
+			s.onExit()
+		case <-lost:
+			lost = nil
+			s.onLost()
+		case <-s.renewed:
+			s.extend()
+		case <-s.term.C:
+			s.onTerm()
+		case <-s.kill:
+			s.kill = nil
+			s.onKill()
+		case <-s.poll:
+			s.look()
+		case <-s.giveUp:
+			s.out.how = "some of its processes do not end even when killed"
+			s.done = true
+		case sig := <-s.job.Stopped():
+			s.halted = true
+			if s.job.Yield(sig) {
+				s.onContinue()
+				s.job.Resume()
+				s.halted = false
+			}
+		case sig := <-s.signals:
+			s.forward(sig)
+		}
+	}
+	return s.out
+}
+
+// left is how long the lease is still good for, by the clock that says less.
+func (s *supervisor) left() time.Duration {
+	now := time.Now()
+	return min(s.deadline.Sub(now), s.deadline.Round(0).Sub(now.Round(0)))
+}
+
+// extend moves the deadlines on to the lease's.
+func (s *supervisor) extend() {
+	if s.out.stopped != nil {
+		return // it has been told to end, and has that long
+	}
+	s.deadline = s.lease.Deadline()
+	left := s.left()
+	if err := s.job.Extend(left); err != nil && !s.unguarded {
+		s.unguarded = true
+		s.warn(fmt.Errorf("the guard process: %w; should hasp be killed now, children of the command may outlive it", err))
+	}
+	s.term.Reset(left - s.grace)
+}
+
+// onTerm: the lease was not renewed and it is time to begin the end.
+func (s *supervisor) onTerm() {
+	if s.out.stopped != nil {
+		return
+	}
+	if d := s.lease.Deadline(); d.After(s.deadline) { // renewed this very moment
+		s.extend()
+		return
+	}
+	if err := s.lease.Err(); err != nil {
+		s.stop(err)
+		return
+	}
+	s.stop(fmt.Errorf("%w: it could not be renewed, and ends in %s", hasp.ErrLost, backend.Round(max(0, s.left()))))
+}
+
+func (s *supervisor) onLost() {
+	if err := s.lease.Err(); err != nil {
+		s.stop(err)
+	}
+}
+
+// onContinue is called when this process runs again after it was stopped: the
+// command must not, if the lease has ended in between.
+func (s *supervisor) onContinue() {
+	if err := s.lease.Err(); err != nil {
+		s.stop(err)
+	}
+}
+
+// stop asks the group to end, and sees to it that it has by the deadline.
+func (s *supervisor) stop(why error) {
+	if s.out.stopped == nil {
+		s.out.stopped = why
+		s.out.how = "the command was stopped"
+		if s.exited {
+			s.out.how = "what the command had left running was stopped"
+		}
+	}
+	if s.killed {
+		return
+	}
+	wait := min(s.grace, s.left())
+	if wait <= 0 {
+		s.onKill()
+		return
+	}
+	s.ask()
+	s.kill = time.After(wait)
+}
+
+func (s *supervisor) ask() {
+	if err := s.job.Terminate(); err != nil {
+		s.warn(fmt.Errorf("the command could not be sent SIGTERM: %w", err))
+	}
+}
+
+func (s *supervisor) onKill() {
+	s.killed = true
+	if err := s.job.Kill(); err != nil {
+		s.warn(fmt.Errorf("the command could not be killed: %w", err))
+	}
+	if s.out.stopped != nil && s.giveUp == nil {
+		s.giveUp = time.After(unkillable)
+	}
+}
+
+// onExit: the command has ended. Those it has left running in its group are still
+// doing what the lock is for, so they end before the lock does.
+func (s *supervisor) onExit() {
+	s.exited = true
+	s.out.code = s.job.Status().Code
+	// The lease may have ended while this process was stopped.
+	if err := s.lease.Err(); err != nil && s.out.stopped == nil {
+		s.out.stopped, s.out.how = err, "the command has ended"
+	}
+	if s.job.Gone() {
+		s.done = true
+		return
+	}
+	if s.kill == nil && !s.killed {
+		s.ask()
+		s.kill = time.After(s.grace)
+	}
+	s.look()
+}
+
+// look ends the supervision when nobody is left.
+func (s *supervisor) look() {
+	if s.job.Gone() {
+		s.done = true
+		return
+	}
+	s.pause = min(max(2*s.pause, time.Millisecond), 50*time.Millisecond)
+	s.poll = time.After(s.pause)
+}
+
+// forward passes a signal that this process got on to the group.
+func (s *supervisor) forward(sig os.Signal) {
+	if isContinue(sig) {
+		s.onContinue()
+		s.halted = false
+	}
+	if sig == os.Interrupt && job.Foreground() {
+		s.out.interrupted = true
+	}
+	if n, ok := sig.(syscall.Signal); ok {
+		if err := s.job.Signal(n); err != nil {
+			s.warn(fmt.Errorf("signal %v could not be passed on to the command: %w", sig, err))
+		}
+	}
+	if s.halted && isTerminating(sig) {
+		// It would not hear of it: its terminal may be gone, and nobody there who
+		// could continue it.
+		s.halted = false
+		s.job.Continue()
+	}
+}

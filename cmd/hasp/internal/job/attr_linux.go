@@ -1,0 +1,43 @@
+package job
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes puts the command into a group of its own and has the kernel kill it
+// when this process ends, however it ends.
+func attributes(t *terminal) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	t.attributes(a)
+	return a
+}
+
+// becomeReaper makes orphans of the group children of this process. Where it is
+// refused their own init has to collect them.
+func becomeReaper() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
+
+const self = "/proc/self/exe" // also after the file was replaced by an upgrade
+
+// guardDelay: until then the kernel's signal has to do.
+const guardDelay = 50 * time.Millisecond
+
+// parent returns a process's parent, or 0.
+func parent(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// pid (name) state ppid …, and the name may have anything in it
+	var state string
+	var ppid int
+	if _, err := fmt.Sscan(string(text[bytes.LastIndexByte(text, ')')+1:]), &state, &ppid); err != nil {
+		return 0
+	}
+	return ppid
+}
