@@ -1,0 +1,167 @@
+package etcdtest_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/etcdlock"
+	"github.com/hasplock/hasp/realtest/etcdtest"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func TestVerbs(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	ctx := testContext(t)
+	a, b := newBackend(t, srv.Client()), newBackend(t, srv.Client())
+
+	t.Run("one holder, named", func(t *testing.T) {
+		c := claim(5 * time.Second)
+		g := mustAcquire(t, a, "k", c)
+		he := mustBeHeld(t, b, "k", claim(5*time.Second))
+		if he.Record.ID != c.ID || he.Record.Token != g.Token || he.Record.Holder != c.Holder || he.Record.TTL != g.TTL {
+			t.Errorf("the HeldError says %+v, the holder is %+v", he.Record, g)
+		}
+		if g.TTL < c.TTL {
+			t.Errorf("TTL in force is %v, claimed was %v", g.TTL, c.TTL)
+		}
+		rec, err := b.Inspect(ctx, "k")
+		if err != nil || rec.State != backend.Held || rec.Token != g.Token || rec.Remaining <= 0 {
+			t.Errorf("inspect: %+v, %v", rec, err)
+		}
+		mustRelease(t, a, g)
+		if rec, err := b.Inspect(ctx, "k"); err != nil || rec.State != backend.Free {
+			t.Errorf("inspect after release: %+v, %v", rec, err)
+		}
+		g2 := mustAcquire(t, b, "k", claim(5*time.Second))
+		if g2.Token <= g.Token {
+			t.Errorf("token %d after %d", g2.Token, g.Token)
+		}
+		mustBe(t, "the first holder releases again", a.Release(ctx, g), backend.ErrLost)
+		mustRelease(t, b, g2)
+	})
+
+	t.Run("repeated", func(t *testing.T) {
+		c := claim(5 * time.Second)
+		g := mustAcquire(t, a, "k", c)
+		if again := mustAcquire(t, a, "k", c); again.Token != g.Token {
+			t.Errorf("acquire again: token %d, then %d", g.Token, again.Token)
+		}
+		// as after a restart of the process: nothing is remembered
+		if again := mustAcquire(t, b, "k", c); again.Token != g.Token {
+			t.Errorf("acquire again elsewhere: token %d, then %d", g.Token, again.Token)
+		}
+		mustRelease(t, b, g)
+		mustRelease(t, b, g)
+		g.State = nil
+		mustRelease(t, b, g)
+		mustBe(t, "renew after release", errOf(b.Renew(ctx, g)), backend.ErrLost)
+	})
+
+	t.Run("release by ID", func(t *testing.T) {
+		c := claim(5 * time.Second)
+		mustAcquire(t, a, "k", c)
+		mustRelease(t, a, backend.Grant{Key: "k", ID: c.ID})
+		mustBe(t, "release of nothing", a.Release(ctx, backend.Grant{Key: "k", ID: claim(time.Second).ID}), backend.ErrLost)
+		mustRelease(t, b, mustAcquire(t, b, "k", claim(5*time.Second)))
+	})
+
+	t.Run("a stranger", func(t *testing.T) {
+		g := mustAcquire(t, a, "k", claim(5*time.Second))
+		s := g
+		s.ID, s.State = claim(time.Second).ID, nil
+		mustBe(t, "renew", errOf(b.Renew(ctx, s)), backend.ErrLost)
+		mustBe(t, "release", b.Release(ctx, s), backend.ErrLost)
+		mustBe(t, "break", b.Break(ctx, "k", g.Token-1), backend.ErrHeld)
+		if _, err := a.Renew(ctx, g); err != nil {
+			t.Errorf("renew by the holder: %v", err)
+		}
+		mustRelease(t, a, g)
+	})
+
+	t.Run("break", func(t *testing.T) {
+		mustBe(t, "break of a free key", b.Break(ctx, "k", 1), backend.ErrNotHeld)
+		g := mustAcquire(t, a, "k", claim(5*time.Second))
+		if err := b.Break(ctx, "k", g.Token); err != nil {
+			t.Fatal(err)
+		}
+		mustBe(t, "renew of a broken lock", errOf(a.Renew(ctx, g)), backend.ErrLost)
+		g2 := mustAcquire(t, b, "k", claim(5*time.Second))
+		if g2.Token <= g.Token {
+			t.Errorf("token %d after %d", g2.Token, g.Token)
+		}
+		mustBe(t, "release of a broken lock", a.Release(ctx, g), backend.ErrLost)
+		mustBe(t, "break with the old token", a.Break(ctx, "k", g.Token), backend.ErrHeld)
+		mustRelease(t, b, g2)
+	})
+
+	t.Run("keys are exact", func(t *testing.T) {
+		keys := []string{"a", "A", "a/b", "a/", "/a", " a", "a ", ".a", "é", "e\u0301", "a=b&c", "a\\b"}
+		var gs []backend.Grant
+		for _, k := range keys {
+			gs = append(gs, mustAcquire(t, a, k, claim(5*time.Second)))
+		}
+		recs, err := b.List(ctx, "")
+		if err != nil || len(recs) != len(keys) {
+			t.Fatalf("list: %d records, %v", len(recs), err)
+		}
+		for i := 1; i < len(recs); i++ {
+			if recs[i-1].Key >= recs[i].Key {
+				t.Errorf("list is out of order: %q, %q", recs[i-1].Key, recs[i].Key)
+			}
+		}
+		if recs, err := b.List(ctx, "a/"); err != nil || len(recs) != 2 {
+			t.Errorf("list a/: %+v, %v", recs, err)
+		}
+		for _, g := range gs {
+			mustRelease(t, a, g)
+		}
+		mustBe(t, "a tab", errOf(a.Acquire(ctx, "a\tb", claim(time.Second))), backend.ErrInvalidKey)
+	})
+
+	t.Run("owner", func(t *testing.T) {
+		g := mustAcquire(t, a, "k", claim(5*time.Second))
+		cmp, ok := etcdlock.Owner(g)
+		if !ok {
+			t.Fatal("no comparison for a grant of etcdlock")
+		}
+		kv := srv.Client()
+		put := func() bool {
+			resp, err := kv.Txn(ctx).If(cmp).Then(clientv3.OpPut("data", "x")).Commit()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp.Succeeded
+		}
+		if !put() {
+			t.Error("the holder's transaction was refused")
+		}
+		if err := b.Break(ctx, "k", g.Token); err != nil {
+			t.Fatal(err)
+		}
+		mustRelease(t, b, mustAcquire(t, b, "k", claim(5*time.Second)))
+		if put() {
+			t.Error("the transaction of a former holder was carried out")
+		}
+		if _, err := kv.Delete(ctx, "data"); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := etcdlock.Owner(backend.Grant{State: 7}); ok {
+			t.Error("a comparison for a grant that is not of etcdlock")
+		}
+	})
+
+	t.Run("nothing left", func(t *testing.T) {
+		if err := errors.Join(a.Close(), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		keys, idle, err := etcdtest.Left(ctx, srv.Client())
+		if err != nil || len(keys) != 1 || len(idle) != 0 {
+			t.Errorf("left in etcd: keys %q, leases %v, %v", keys, idle, err)
+		}
+		mustBe(t, "acquire after close", errOf(a.Acquire(ctx, "k", claim(time.Second))), backend.ErrClosed)
+	})
+}
+
+func errOf[T any](_ T, err error) error { return err }

@@ -1,0 +1,157 @@
+package redistest
+
+import (
+	"net"
+	"sync"
+	"testing"
+)
+
+// Proxy is a TCP proxy that a test can cut: a partition between one client and
+// the server.
+type Proxy struct {
+	l  net.Listener
+	wg sync.WaitGroup
+
+	mu     sync.Mutex
+	target string
+	cut    bool
+	heal   chan struct{} // closed when not cut
+	conns  map[net.Conn]bool
+	closed bool
+}
+
+// StartProxy starts a proxy that leads to target, and stops it when the test
+// ends.
+func StartProxy(tb testing.TB, target string) *Proxy {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}}
+	close(p.heal)
+	p.wg.Go(p.accept)
+	tb.Cleanup(p.Close)
+	return p
+}
+
+// Addr is the proxy's host:port.
+func (p *Proxy) Addr() string { return p.l.Addr().String() }
+
+// Cut makes both sides hear nothing of each other. Connections stay open, as in a
+// network that loses every packet, until Heal.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.cut {
+		p.cut, p.heal = true, make(chan struct{})
+	}
+}
+
+// Heal ends a Cut; what was sent meanwhile arrives.
+func (p *Proxy) Heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut {
+		p.cut = false
+		close(p.heal)
+	}
+}
+
+// Drop closes all connections.
+func (p *Proxy) Drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// Retarget leads new connections elsewhere and closes the old ones.
+func (p *Proxy) Retarget(target string) {
+	p.mu.Lock()
+	p.target = target
+	p.mu.Unlock()
+	p.Drop()
+}
+
+// Close ends the proxy before the test does.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.Heal()
+	p.l.Close()
+	p.Drop()
+	p.wg.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		c, err := p.l.Accept()
+		if err != nil {
+			return
+		}
+		p.wg.Go(func() { p.serve(c) })
+	}
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer client.Close()
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if !p.track(client, server) {
+		return
+	}
+	defer p.forget(client, server)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.copy(server, client) })
+	wg.Go(func() { p.copy(client, server) })
+	wg.Wait()
+}
+
+func (p *Proxy) track(cs ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range cs {
+		p.conns[c] = true
+	}
+	return !p.closed
+}
+
+func (p *Proxy) forget(cs ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range cs {
+		delete(p.conns, c)
+	}
+}
+
+// copy passes data on, but holds it back while the proxy is cut. When one
+// direction ends, both do.
+func (p *Proxy) copy(dst, src net.Conn) {
+	defer dst.Close()
+	defer src.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		p.mu.Lock()
+		heal := p.heal
+		p.mu.Unlock()
+		<-heal
+		if n > 0 {
+			if _, werr := dst.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package redistest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/realtest/redistest"
+	"github.com/hasplock/hasp/redislock"
+)
+
+func TestQueueIsFirstComeFirstServed(t *testing.T) {
+	s := redistest.Start(t, nil)
+	ctx := context.Background()
+	holder := open(t, s.URL())
+	others := []*redislock.Backend{holder, open(t, s.URL()), open(t, s.URL())}
+	g := acquire(t, holder, "k", claim(time.Minute))
+	type queued struct {
+		b    *redislock.Backend
+		c    backend.Claim
+		wake <-chan struct{}
+		stop func(bool)
+	}
+	var queue []queued
+	for i := range 12 {
+		q := queued{b: others[i%3], c: claim(time.Minute)}
+		held := mustBeHeld(t, q.b, "k", g)
+		if first := held.RetryAfter > 0; first != (i == 0) {
+			t.Errorf("waiter %d is told to retry after %v: only the first should be", i, held.RetryAfter)
+		}
+		q.wake, q.stop = mustWatch(t, q.b, "k", q.c)
+		queue = append(queue, q)
+	}
+	queue[4].stop(false) // leaves the middle
+	queue = append(queue[:4], queue[5:]...)
+	before := s.Commands()
+	by := holder
+	for i, q := range queue {
+		release(t, by, g)
+		mustWake(t, fmt.Sprintf("waiter %d", i), q.wake)
+		for j, other := range queue[i+1:] {
+			select {
+			case <-other.wake:
+				t.Fatalf("waiter %d was woken on waiter %d's turn", i+1+j, i)
+			default:
+			}
+			if _, err := other.b.Acquire(ctx, "k", other.c); !errors.Is(err, backend.ErrHeld) {
+				t.Fatalf("waiter %d acquires on waiter %d's turn: %v", i+1+j, i, err)
+			}
+			break
+		}
+		if _, err := holder.Acquire(ctx, "k", claim(time.Minute)); !errors.Is(err, backend.ErrHeld) {
+			t.Fatalf("a newcomer acquires on waiter %d's turn: %v", i, err)
+		}
+		next := acquire(t, q.b, "k", q.c)
+		if next.Token <= g.Token {
+			t.Errorf("token %d after %d", next.Token, g.Token)
+		}
+		g, by = next, q.b
+		q.stop(true)
+	}
+	release(t, by, g)
+	release(t, holder, acquire(t, holder, "k", claim(time.Minute)))
+	after := s.Commands()
+	if n := after["publish"] - before["publish"]; n != int64(len(queue)) {
+		t.Errorf("%d messages for %d hand-offs", n, len(queue))
+	}
+	for _, k := range s.Keys() {
+		if k != "hasp:{k}" {
+			t.Errorf("%s is left behind", k)
+		}
+	}
+}
+
+func TestWatchAfterRelease(t *testing.T) {
+	s := redistest.Start(t, nil)
+	b := open(t, s.URL())
+	// the lock became free between the attempt and the watch
+	c := claim(time.Minute)
+	wake, stop := mustWatch(t, b, "k", c)
+	mustWake(t, "a waiter for a free lock", wake)
+	// a repeated watch and a second waiter change nothing
+	wake2, stop2 := mustWatch(t, b, "k", claim(time.Minute))
+	g := acquire(t, b, "k", c)
+	stop(true)
+	release(t, b, g)
+	mustWake(t, "the second waiter", wake2)
+	stop2(false)
+	release(t, b, acquire(t, b, "k", claim(time.Minute)))
+}
+
+func TestWaiterGivesUpItsTurn(t *testing.T) {
+	s := redistest.Start(t, nil)
+	a, b := open(t, s.URL("patience=1h")), open(t, s.URL("patience=1h"))
+	g := acquire(t, a, "k", claim(time.Minute))
+	wake1, stop1 := mustWatch(t, a, "k", claim(time.Minute))
+	c2 := claim(time.Minute)
+	wake2, stop2 := mustWatch(t, b, "k", c2)
+	release(t, a, g)
+	mustWake(t, "the first", wake1)
+	stop1(false)
+	mustWake(t, "the second", wake2)
+	g = acquire(t, b, "k", c2)
+	stop2(true)
+	release(t, b, g)
+}
+
+func TestHolderKilled(t *testing.T) {
+	s := redistest.Start(t, nil)
+	b := open(t, s.URL())
+	const ttl = 1500 * time.Millisecond
+	w := startWorker(t, "hold", s.URL(), "k", ttl)
+	token := w.line()
+	first, second := claim(time.Minute), claim(time.Minute)
+	wake, stop := mustWatch(t, b, "k", first)
+	_, stop2 := mustWatch(t, b, "k", second)
+	w.kill()
+	killed := time.Now()
+	// woken by the backend itself, without the engine's retries
+	mustWake(t, "the first waiter", wake)
+	if took := time.Since(killed); took > ttl+2*time.Second {
+		t.Errorf("woken %v after the kill, TTL %v", took, ttl)
+	}
+	g := acquire(t, b, "k", first)
+	if fmt.Sprint(g.Token) <= token {
+		t.Errorf("token %d after %s", g.Token, token)
+	}
+	stop(true)
+	stop2(false)
+	release(t, b, g)
+}
+
+// deadWaiters are processes that wait and then die or stop, ahead of a live one.
+func testDeadWaiters(t *testing.T, url string, end syscall.Signal, within time.Duration) {
+	b := open(t, url)
+	g := acquire(t, b, "k", claim(time.Minute))
+	var dead []*worker
+	for range 2 {
+		w := startWorker(t, "wait", url, "k")
+		w.line()
+		dead = append(dead, w)
+	}
+	c := claim(time.Minute)
+	wake, stop := mustWatch(t, b, "k", c)
+	for _, w := range dead {
+		w.signal(end)
+		if end == syscall.SIGKILL {
+			w.cmd.Wait()
+		}
+	}
+	release(t, b, g)
+	start := time.Now()
+	mustWake(t, "the live waiter", wake)
+	if took := time.Since(start); took > within {
+		t.Errorf("woken after %v, want %v at most", took, within)
+	}
+	g = acquire(t, b, "k", c)
+	stop(true)
+	release(t, b, g)
+}
+
+func TestDeadWaiterDoesNotBlock(t *testing.T) {
+	s := redistest.Start(t, nil)
+	// a killed process's connection is gone, and the server knows
+	testDeadWaiters(t, s.URL("prefix=a:"), syscall.SIGKILL, 900*time.Millisecond)
+	// a stopped one lets its turn pass
+	testDeadWaiters(t, s.URL("prefix=b:"), syscall.SIGSTOP, 8*time.Second)
+}
+
+func TestStoppedWaiterComesBack(t *testing.T) {
+	s := redistest.Start(t, nil)
+	b := open(t, s.URL("patience=100ms"))
+	g := acquire(t, b, "k", claim(time.Minute))
+	sleepy, awake := claim(time.Minute), claim(time.Minute)
+	wake1, stop1 := mustWatch(t, b, "k", sleepy)
+	wake2, stop2 := mustWatch(t, b, "k", awake)
+	release(t, b, g)
+	mustWake(t, "the first", wake1) // and does not act
+	mustWake(t, "the second", wake2)
+	g = acquire(t, b, "k", awake)
+	stop2(true)
+	eventually(t, "the first is queued again", func() bool {
+		r, err := b.Inspect(context.Background(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Note == "1 waiting"
+	})
+	release(t, b, g)
+	mustWake(t, "the first", wake1)
+	g = acquire(t, b, "k", sleepy)
+	stop1(true)
+	release(t, b, g)
+}
+
+func TestLostUpdates(t *testing.T) {
+	s := redistest.Start(t, nil)
+	const processes, rounds = 4, 150
+	var ws []*worker
+	for range processes {
+		ws = append(ws, startWorker(t, "count", s.URL(), "k", rounds))
+	}
+	for _, w := range ws {
+		if l := w.line(); l != "done" {
+			t.Fatal(l)
+		}
+	}
+	if n := fmt.Sprint(s.Do("get", "counter")); n != fmt.Sprint(processes*rounds) {
+		t.Errorf("counter %s, want %d", n, processes*rounds)
+	}
+}
