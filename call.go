@@ -24,13 +24,11 @@ func (e *abandoned) Unwrap() []error { return []error{backend.ErrUnavailable, e.
 // call runs f with the request timeout and returns its result, or an
 // *abandoned soon after the context, or life unless that is nil, has ended even if
 // f hangs. In that case late, if not nil, gets the result whenever it comes.
-func call[T any](ctx, life context.Context, l *locker, f func(context.Context) (T, error), late func(T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.opts.RequestTimeout)
-	defer cancel()
-	if life != nil {
-		defer context.AfterFunc(life, cancel)()
-	}
-	if l.prompt { // the switch to another goroutine and back would cost as much as a rename
+func call[T any](parent, life context.Context, l *locker, f func(context.Context) (T, error), late func(T, error)) (T, error) {
+	ctx := newRequest(parent, life, l.opts.RequestTimeout)
+	defer ctx.finish()
+	if l.prompt || l.punctual && parent.Done() == nil {
+		// The switch to another goroutine and back would cost as much as a rename.
 		return f(ctx)
 	}
 	type result struct {

@@ -35,6 +35,7 @@ type heart struct {
 	leases  leaseHeap
 	kick    chan struct{} // the first lease in the heap may have changed
 	started bool
+	resting bool // the heap was empty the last time, too
 	quit    chan struct{}
 	done    chan struct{}
 	until   time.Time  // when the scheduler looks next; zero: when it is kicked
@@ -195,8 +196,16 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 	}
 	nap := time.Duration(-1)
 	h.until = time.Time{}
-	if len(h.leases) > 0 {
+	switch {
+	case len(h.leases) > 0:
 		nap = min(max(0, h.leases[0].beat.at.Sub(now.mono)), maxNap)
+	case !h.resting:
+		// Where one lease follows another, each would wake this goroutine if it slept
+		// for good in between, and that costs more than the rest of an acquire.
+		nap = maxNap
+	}
+	h.resting = len(h.leases) == 0
+	if nap >= 0 {
 		h.until = now.mono.Add(nap)
 	}
 	h.submit(due)

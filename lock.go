@@ -96,6 +96,7 @@ type locker struct {
 	life       context.Context // ends with Close
 	end        context.CancelFunc
 	prompt     bool // the backend's calls heed their context
+	punctual   bool // they heed its deadline
 	heart      heart
 	background tasks  // calls and clean-ups that outlive their caller
 	unsub      func() // ends the backend's loss notifications
@@ -112,7 +113,7 @@ func newLocker(b backend.Backend, opts *Options) (*locker, error) {
 		leases: map[string]*Lease{},
 	}
 	l.life, l.end = context.WithCancel(context.Background())
-	l.prompt = backend.IsPrompt(b)
+	l.prompt, l.punctual = backend.IsPrompt(b), backend.IsPunctual(b)
 	l.heart.init(l)
 	if n, ok := b.(backend.LossNotifier); ok {
 		l.unsub = n.OnLoss(l.backendLost)

@@ -37,11 +37,16 @@ type Event struct {
 	Err     error          // waiting (store unavailable), renewal failed, lost, released, warning: why
 }
 
-var levels = map[EventKind]slog.Level{
-	EventAttempt: slog.LevelDebug, EventRenewed: slog.LevelDebug,
-	EventWaiting: slog.LevelInfo, EventAcquired: slog.LevelInfo, EventReleased: slog.LevelInfo,
-	EventRenewalFailed: slog.LevelWarn, EventWarning: slog.LevelWarn,
-	EventLost: slog.LevelError,
+func (k EventKind) level() slog.Level {
+	switch k {
+	case EventAttempt, EventRenewed:
+		return slog.LevelDebug
+	case EventRenewalFailed, EventWarning:
+		return slog.LevelWarn
+	case EventLost:
+		return slog.LevelError
+	}
+	return slog.LevelInfo
 }
 
 // emit tells the observer and the logger.
@@ -49,7 +54,10 @@ func (l *locker) emit(e Event) {
 	if l.opts.Observer != nil {
 		l.opts.Observer(e)
 	}
-	ctx, level := context.Background(), levels[e.Kind]
+	if l.opts.Logger == nil {
+		return
+	}
+	ctx, level := context.Background(), e.Kind.level()
 	if !l.opts.Logger.Enabled(ctx, level) {
 		return
 	}

@@ -128,9 +128,6 @@ func (o *Options) resolve() (resolved, error) {
 	case !r.NoHeartbeat && r.Heartbeat >= r.TTL-r.Margin:
 		errs = append(errs, fmt.Errorf("the Heartbeat, %v, is not below the TTL, %v, less the Margin, %v: leases would be lost", r.Heartbeat, r.TTL, r.Margin))
 	}
-	if r.Logger == nil {
-		r.Logger = slog.New(slog.DiscardHandler)
-	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"

@@ -19,6 +19,7 @@
 //   - [LossNotifier]: loss is reported as soon as the store tells
 //   - [TokenRaiser]: tokens can be lifted above another store's
 //   - [Prompt]: no call outlives its context
+//   - [Punctual]: no call outlives its deadline
 //   - [Warner]: what was found suspicious when the backend was opened
 //
 // [Capabilities] tells which of them a backend has.
@@ -198,6 +199,14 @@ type TokenRaiser interface {
 // not prompt.
 type Prompt interface {
 	Prompt() bool
+}
+
+// Punctual is for backends whose every call returns soon after its context's
+// deadline, though not always when the context is cancelled before that: many
+// client libraries look at deadlines only. The engine then saves itself the
+// goroutine for calls that nobody can cancel, such as Release.
+type Punctual interface {
+	Punctual() bool
 }
 
 // Warner is for backends that look their store over when they are opened.

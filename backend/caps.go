@@ -68,6 +68,12 @@ func IsPrompt(b Backend) bool {
 	return ok && p.Prompt()
 }
 
+// IsPunctual calls b's Punctual, or returns false.
+func IsPunctual(b Backend) bool {
+	p, ok := b.(Punctual)
+	return ok && p.Punctual()
+}
+
 // Warnings calls b's Warnings, or returns nil.
 func Warnings(b Backend) []string {
 	if w, ok := b.(Warner); ok {

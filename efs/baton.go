@@ -71,12 +71,12 @@ func (p *place) statePath() string { return p.b.path(p.dir, p.state) }
 // An error is no answer: the request may have been carried out and its reply
 // lost, in which case a repetition says that there is no such file. So a fresh
 // listing decides.
-func (p *place) swap(from, to string) (swapped bool, cur baton, err error) {
-	rerr := p.b.sys.rename(p.stateDir, from, to)
+func (p *place) swap(from, to baton) (swapped bool, cur baton, err error) {
+	fromName, toName := from.name(), to.name()
+	rerr := p.b.sys.rename(p.stateDir, fromName, toName)
 	if rerr == nil {
-		p.last = to
-		cur, _ = parseBaton(to)
-		return true, cur, nil
+		p.last = toName
+		return true, to, nil
 	}
 	p.last = ""
 	cur, _, err = p.read()
@@ -87,10 +87,10 @@ func (p *place) swap(from, to string) (swapped bool, cur baton, err error) {
 		return false, cur, backend.Unavailable(fmt.Errorf("%w, and then: %w", rerr, err))
 	}
 	switch cur.name() {
-	case to:
-		p.last = to
+	case toName:
+		p.last = toName
 		return true, cur, nil
-	case from:
+	case fromName:
 		// It was not carried out. After some errors it may be yet: the request can
 		// still be on its way.
 		return false, cur, classifyRename(rerr)
@@ -196,7 +196,7 @@ func (p *place) take(ctx context.Context, c backend.Claim) (mine, old baton, err
 			// an earlier attempt took it, and its answer was lost
 			next := cur.beaten()
 			next.ttl = c.TTL
-			swapped, _, err := p.swap(cur.name(), next.name())
+			swapped, _, err := p.swap(cur, next)
 			if err != nil && !isGone(err) {
 				return mine, old, err
 			}
@@ -224,7 +224,7 @@ func (p *place) take(ctx context.Context, c backend.Claim) (mine, old baton, err
 			return mine, old, err
 		}
 		mine = baton{gen: gen, held: true, ttl: c.TTL, claim: c.ID, nonce: nonce(), holder: c.Holder}
-		swapped, _, err := p.swap(cur.name(), mine.name())
+		swapped, _, err := p.swap(cur, mine)
 		if err != nil && !isGone(err) {
 			return mine, old, fmt.Errorf("take the lock in %s: %w", p.statePath(), err)
 		}
@@ -278,7 +278,7 @@ func (p *place) free(name, claim string) error {
 				return backend.ErrLost
 			}
 		}
-		swapped, _, err := p.swap(b.name(), b.freed().name())
+		swapped, _, err := p.swap(b, b.freed())
 		if err != nil || swapped {
 			return err
 		}

@@ -265,7 +265,7 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 				}
 			}
 			next := cur.beaten()
-			swapped, _, err := p.swap(cur.name(), next.name())
+			swapped, _, err := p.swap(cur, next)
 			if err != nil && !isGone(err) {
 				return err
 			}

@@ -82,21 +82,26 @@ func parseBaton(name string) (b baton, ok bool) {
 	if name[genDigits:] == freeSuffix {
 		return b, true
 	}
-	f := strings.Split(name[genDigits+1:], ".")
-	if len(f) != 9 || f[0] != "held" {
+	var f [9]string
+	rest, more := name[genDigits+1:], true
+	for i := range f {
+		if !more {
+			return b, false
+		}
+		f[i], rest, more = strings.Cut(rest, ".")
+	}
+	if more || f[0] != "held" {
 		return b, false
 	}
 	b.held = true
-	nums := []struct {
-		s  string
-		to *uint64
-	}{{f[1], new(uint64)}, {f[2], &b.seq}, {f[3], &b.floor}, {f[6], new(uint64)}}
-	for _, n := range nums {
-		if *n.to, err = strconv.ParseUint(n.s, 10, 64); err != nil {
+	var nums [4]uint64
+	for i, text := range [...]string{f[1], f[2], f[3], f[6]} {
+		if nums[i], err = strconv.ParseUint(text, 10, 64); err != nil {
 			return b, false
 		}
 	}
-	ms, pid := *nums[0].to, *nums[3].to
+	ms, pid := nums[0], nums[3]
+	b.seq, b.floor = nums[1], nums[2]
 	if ms == 0 || ms > math.MaxInt64/uint64(time.Millisecond) || pid > math.MaxInt32 || f[4] == "" || f[5] == "" {
 		return b, false
 	}

@@ -53,7 +53,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 				return backend.ErrTokensExhausted
 			}
 			to := baton{gen: cur.freed().gen + 1}
-			swapped, _, err := p.swap(cur.name(), to.name())
+			swapped, _, err := p.swap(cur, to)
 			if err != nil || swapped {
 				return err
 			}
@@ -111,7 +111,7 @@ func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) erro
 			} else {
 				next.gen = floor
 			}
-			swapped, _, err := p.swap(cur.name(), next.name())
+			swapped, _, err := p.swap(cur, next)
 			if err != nil || swapped {
 				return err
 			}

@@ -6,9 +6,9 @@
 -- Returns the token; or {record, ms, first} if it is held: first is 1 if the
 -- claim is the next to try when ms are over; or {'', ms, first} if it is free but
 -- another waiter's turn. It writes only if it grants, but for the queue.
+-- acquire-free.lua has read the lock.
 
 local id = ARGV[1]
-local lock = redis.call('GET', KEYS[1])
 local before = '0'
 
 if lock then

@@ -65,6 +65,8 @@ type Backend struct {
 	// repeats: the client may send a command again after an attempt of unknown
 	// outcome, so an error reply proves nothing about the attempts before it.
 	repeats bool
+	// punctual: the client heeds a context's deadline, though not its cancellation.
+	punctual bool
 
 	memory          int64  // ms
 	memoryText      string // in ms
@@ -87,6 +89,7 @@ var (
 	_ backend.LossNotifier = (*Backend)(nil)
 	_ backend.TokenRaiser  = (*Backend)(nil)
 	_ backend.Warner       = (*Backend)(nil)
+	_ backend.Punctual     = (*Backend)(nil)
 )
 
 // New returns a backend that uses client, which stays the caller's: Close does
@@ -117,7 +120,7 @@ func newBackend(client redis.UniversalClient, opts *Options) (*Backend, error) {
 		replicas:        o.Replicas,
 		replicasTimeout: o.ReplicasTimeout,
 	}
-	heeds := true
+	heeds, known := true, true
 	switch c := client.(type) {
 	case nil:
 		return nil, errors.New("redislock: the client is nil")
@@ -134,7 +137,10 @@ func newBackend(client redis.UniversalClient, opts *Options) (*Backend, error) {
 			// List and Inspect would read from replicas, which lag behind.
 			return nil, errors.New("redislock: the cluster client must not read from replicas (ReadOnly, RouteByLatency, RouteRandomly): they lag behind their masters")
 		}
+	default:
+		known = false
 	}
+	b.punctual = heeds && known
 	b.manners = millis(o.Patience) + " 0"
 	if b.exact {
 		b.manners = millis(o.Patience) + " 1"
@@ -171,6 +177,10 @@ func (o *Options) check() error {
 		def("replicas timeout", &o.ReplicasTimeout, DefaultReplicasTimeout),
 	)
 }
+
+// Punctual implements backend.Punctual: go-redis looks at a context's deadline
+// before it reads or writes, and not again until that is done.
+func (b *Backend) Punctual() bool { return b.punctual }
 
 // Warnings tells what is wrong with the client, if anything.
 func (b *Backend) Warnings() []string { return b.warnings }

@@ -14,7 +14,11 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	if err := b.begin(g.Key); err != nil {
 		return err
 	}
-	reply, err := releaseScript().Run(ctx, b.client, b.names(g.Key).all(), g.ID, b.manners).Result()
+	var begins string
+	if g.Token != 0 {
+		begins = strconv.FormatUint(g.Token, 10) + " " + g.ID + " " + millis(g.TTL) + " " + b.memoryText + " 0 "
+	}
+	reply, err := releaseScript().Run(ctx, b.client, b.names(g.Key).all(), g.ID, b.manners, begins, b.memoryText).Result()
 	if err != nil {
 		return b.verbError(err)
 	}

@@ -2,11 +2,13 @@
 -- its turn.
 --
 -- KEYS: 1 lock, 2 queue, 3 turn
--- ARGV: 1 claim id, 2 manners (turn.lua)
+-- ARGV: 1 claim id, 2 manners (turn.lua), 3 how the record begins if all is as
+--       acquire left it, "<token> <id> <TTL ms> <memory ms> 0 ", or '' if that is
+--       not known, 4 memory ms
 -- Returns 1 if it is released, now or by an earlier call; 0 if it is not the
 -- claim's. A stale lock that nobody has taken over is still the claim's.
+-- release-held.lua has read the lock.
 
-local lock = redis.call('GET', KEYS[1])
 if not lock then
   return 0
 end

@@ -20,8 +20,12 @@ var (
 )
 
 var (
+	//go:embed acquire-free.lua
+	acquireFreeLua string
 	//go:embed acquire.lua
 	acquireLua string
+	//go:embed release-held.lua
+	releaseHeldLua string
 	//go:embed release.lua
 	releaseLua string
 	//go:embed renew.lua
@@ -41,8 +45,8 @@ var (
 )
 
 var (
-	acquireScript = lazily(&recordLua, &turnLua, &tokenLua, &acquireLua)
-	releaseScript = lazily(&recordLua, &turnLua, &tokenLua, &releaseLua)
+	acquireScript = lazily(&acquireFreeLua, &recordLua, &turnLua, &tokenLua, &acquireLua)
+	releaseScript = lazily(&releaseHeldLua, &recordLua, &turnLua, &tokenLua, &releaseLua)
 	breakScript   = lazily(&recordLua, &turnLua, &tokenLua, &breakLua)
 	raiseScript   = lazily(&recordLua, &turnLua, &tokenLua, &raiseLua)
 	waitScript    = lazily(&recordLua, &turnLua, &waitLua)
