@@ -34,7 +34,8 @@ func (r *report) writeBars() {
 		medians[h.kind] = h.times.median()
 	}
 	if len(medians) > 0 {
-		atMost("Redis, hand-off, median", "round trips", medians[haspRedis]/r.ping.median(), 3)
+		atMost("Redis, hand-off, median", "round trips, one after another", medians[haspRedis]/r.ping.median(), 3)
+		atMost("Redis, hand-off, median", "round trips after a pause as long", medians[haspRedis]/r.coldPing.median(), 3)
 		q := medians[redsyncName] / medians[haspRedis]
 		bar("Redis, hand-off, faster than redsync's defaults", ">= 20 ×", figures(q)+" ×", q >= 20)
 		atMost("etcd, hand-off, median", "× "+mutexName, medians[haspEtcd]/medians[mutexName], 1)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // turn is one contestant's part in a round of hand-offs.
@@ -53,12 +55,11 @@ func handOff(ctx context.Context, l *lab, r *report) error {
 				}
 			}
 		}
-		for range 10 {
-			start := time.Now()
-			if err := c.Ping(ctx).Err(); err != nil {
-				return err
-			}
-			r.ping.add(time.Since(start))
+		if err := pings(ctx, c, 10, 0, &r.ping); err != nil {
+			return err
+		}
+		if err := pings(ctx, c, 5, turns[0].settle, &r.coldPing); err != nil {
+			return err
 		}
 	}
 	for i, t := range turns {
@@ -66,6 +67,20 @@ func handOff(ctx context.Context, l *lab, r *report) error {
 			return fmt.Errorf("%s: %w", t.kind, err)
 		}
 		r.handOffs = append(r.handOffs, handOffs{turn: t, times: relays[i].times})
+	}
+	return nil
+}
+
+// pings measures n round trips to Redis, each after a pause in which nobody does
+// anything.
+func pings(ctx context.Context, c *redis.Client, n int, pause time.Duration, to *sample) error {
+	for range n {
+		time.Sleep(pause)
+		start := time.Now()
+		if err := c.Ping(ctx).Err(); err != nil {
+			return err
+		}
+		to.add(time.Since(start))
 	}
 	return nil
 }
