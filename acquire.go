@@ -104,9 +104,8 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 		if w.sched.over {
 			return nil, w.timeout()
 		}
-		if held != nil && c.watch(ctx) {
-			w.attempts-- // it may have become free before the watch began: look again
-			continue
+		if held != nil {
+			c.watch(ctx)
 		}
 		l.emitWaiting(key, w)
 		if err := c.sleep(ctx, held); err != nil {
@@ -178,12 +177,11 @@ func isUnknown(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// watch starts to watch, anew if the watcher has closed its channel; true if it
-// did so just now.
-func (c *contender) watch(ctx context.Context) bool {
+// watch starts to watch, anew if the watcher has closed its channel.
+func (c *contender) watch(ctx context.Context) {
 	wt, ok := c.l.b.(backend.Watcher)
 	if !ok || c.stop != nil && !c.ended {
-		return false
+		return
 	}
 	if stop := c.stop; stop != nil {
 		// waited for: it must not take away what is registered next
@@ -193,7 +191,7 @@ func (c *contender) watch(ctx context.Context) bool {
 		}, nil)
 		if err != nil {
 			c.warnWatch(ctx, err)
-			return false
+			return
 		}
 	}
 	type watch struct {
@@ -211,10 +209,9 @@ func (c *contender) watch(ctx context.Context) bool {
 	})
 	if err != nil {
 		c.warnWatch(ctx, err)
-		return false
+		return
 	}
 	c.wake, c.stop = r.wake, r.stop
-	return true
 }
 
 func (c *contender) warnWatch(ctx context.Context, err error) {

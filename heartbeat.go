@@ -43,7 +43,8 @@ type heart struct {
 	running int
 }
 
-// beat is what the scheduler keeps in each lease; heart.mu guards it.
+// beat is what the scheduler keeps in each lease; heart.mu guards it, but for fails
+// while a heartbeat is in flight, which is its worker's.
 type beat struct {
 	at       time.Time // when the scheduler must look at it next
 	index    int       // in the heap, from 1; 0 if it is not there
@@ -72,7 +73,7 @@ func (h *heart) stop() {
 }
 
 func (h *heart) add(le *Lease) {
-	at := h.next(le, 0)
+	at := h.next(le, h.l.now(), 0)
 	h.mu.Lock()
 	if !le.held() { // lost already: remove came before
 		h.mu.Unlock()
@@ -108,12 +109,15 @@ func (h *heart) wake() {
 
 // next returns when le has to be looked at: for its next heartbeat, after fails
 // failed ones, or at its deadline.
-func (h *heart) next(le *Lease, fails int) time.Time {
-	o := &h.l.opts
-	now := h.l.now()
+func (h *heart) next(le *Lease, now reading, fails int) time.Time {
 	le.mu.Lock()
+	defer le.mu.Unlock()
+	return h.nextLocked(le, now, fails)
+}
+
+func (h *heart) nextLocked(le *Lease, now reading, fails int) time.Time {
+	o := &h.l.opts
 	valid, left := le.valid(), le.left(now)
-	le.mu.Unlock()
 	if o.NoHeartbeat || left <= 0 {
 		return now.mono.Add(left)
 	}
@@ -165,7 +169,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 		for _, le := range h.leases {
 			le.beat.at = le.deadline(now)
 			if !le.beat.inflight {
-				le.beat.at = h.next(le, le.beat.fails)
+				le.beat.at = h.next(le, now, le.beat.fails)
 			}
 		}
 		heap.Init(&h.leases)
@@ -282,69 +286,79 @@ func (h *heart) renew(batch []*Lease) {
 	defer cancel()
 	if b, ok := l.b.(backend.BatchRenewer); ok {
 		rs := b.RenewAll(ctx, grants)
-		for i, le := range batch {
-			if i < len(rs) {
-				h.outcome(le, before, rs[i].Grant, rs[i].Err)
-			} else {
-				h.outcome(le, before, backend.Grant{}, backend.Unavailable(errors.New("the backend gave no answer for this lease")))
-			}
+		for len(rs) < len(batch) {
+			rs = append(rs, backend.Renewal{Err: backend.Unavailable(errors.New("the backend gave no answer for this lease"))})
 		}
+		h.outcomes(batch, before, rs)
 		return
 	}
 	g, err := l.b.Renew(ctx, grants[0])
-	h.outcome(batch[0], before, g, err)
+	h.outcomes(batch, before, []backend.Renewal{{Grant: g, Err: err}})
 }
 
-// outcome notes what came of a heartbeat that was sent after before.
-func (h *heart) outcome(le *Lease, before reading, g backend.Grant, err error) {
-	l := h.l
-	now := l.now()
-	le.mu.Lock()
-	held := le.state == leaseHeld
-	margin := le.left(now)
-	if held && err == nil && margin > 0 {
-		le.grant, le.base = g, before
+// outcomes notes what came of heartbeats that were sent after before.
+func (h *heart) outcomes(batch []*Lease, before reading, rs []backend.Renewal) {
+	now := h.l.now()
+	next := make([]time.Time, len(batch))
+	for i, le := range batch {
+		next[i] = h.outcome(le, before, now, rs[i])
 	}
-	token := le.grant.Token
-	le.mu.Unlock()
-	fails := 0
-	switch {
-	case !held:
-		return
-	case margin <= 0 || now.since(before) >= g.TTL && err == nil:
-		le.expire(now) // whatever came back, it came too late
-		return
-	case err == nil:
-		l.emit(Event{Kind: EventRenewed, Key: le.key, Token: token, Margin: margin})
-	case errors.Is(err, ErrLost):
-		le.lose(err)
-		return
-	default:
-		h.mu.Lock()
-		le.beat.fails++
-		fails = le.beat.fails
-		h.mu.Unlock()
-		l.emit(Event{Kind: EventRenewalFailed, Key: le.key, Token: token, Margin: margin, Err: err})
-	}
-	at := h.next(le, fails)
+	var first time.Time
 	h.mu.Lock()
-	le.beat.inflight = false
-	if err == nil {
-		le.beat.fails = 0
+	for i, le := range batch {
+		if next[i].IsZero() {
+			continue
+		}
+		le.beat.inflight = false
+		le.beat.at = next[i]
+		switch {
+		case le.beat.index > 0:
+			heap.Fix(&h.leases, le.beat.index-1)
+		case le.held():
+			// taken out as expired in the instant in which its renewal came through
+			heap.Push(&h.leases, le)
+		default:
+			continue
+		}
+		if first.IsZero() || next[i].Before(first) {
+			first = next[i]
+		}
 	}
-	le.beat.at = at
-	switch {
-	case le.beat.index > 0:
-		heap.Fix(&h.leases, le.beat.index-1)
-	case le.held():
-		// taken out as expired in the instant in which its renewal came through
-		heap.Push(&h.leases, le)
-	}
-	early := le.beat.index > 0 && (h.until.IsZero() || at.Before(h.until))
+	early := !first.IsZero() && (h.until.IsZero() || first.Before(h.until))
 	h.mu.Unlock()
 	if early {
 		h.wake()
 	}
+}
+
+// outcome notes what came of one heartbeat, and returns when the lease has to be
+// looked at next; never if it has ended.
+func (h *heart) outcome(le *Lease, before, now reading, r backend.Renewal) (next time.Time) {
+	l := h.l
+	le.mu.Lock()
+	held := le.state == leaseHeld
+	margin := le.left(now)
+	if held && r.Err == nil && margin > 0 {
+		le.grant, le.base, le.beat.fails = r.Grant, before, 0
+		next = h.nextLocked(le, now, 0)
+	}
+	token := le.grant.Token
+	le.mu.Unlock()
+	switch {
+	case !held:
+	case margin <= 0 || now.since(before) >= r.Grant.TTL && r.Err == nil:
+		le.expire(now) // whatever came back, it came too late
+	case errors.Is(r.Err, ErrLost):
+		le.lose(r.Err)
+	case r.Err == nil:
+		l.emit(Event{Kind: EventRenewed, Key: le.key, Token: token, Margin: margin})
+		return next
+	default:
+		le.beat.fails++
+		l.emit(Event{Kind: EventRenewalFailed, Key: le.key, Token: token, Margin: margin, Err: r.Err})
+		return h.next(le, now, le.beat.fails)
+	}
+	return time.Time{}
 }
 
 // leaseHeap orders leases by when they have to be looked at.

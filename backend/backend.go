@@ -132,9 +132,11 @@ type Holder struct {
 type Watcher interface {
 	// Watch registers c as waiting for key. The channel then receives (or is
 	// closed) whenever another Acquire by c is worth making, and at least once
-	// if key becomes free, or c's turn comes, at any time after Watch was called.
-	// A wake-up too many is allowed, one too few is not, except that waking for
-	// an expiry is left to the engine where HeldError.RetryAfter is given.
+	// if key is free, or it is c's turn, once c is registered, or becomes so at
+	// any time after that: the engine's last attempt came before, and it makes
+	// no other until it is woken. A wake-up too many is allowed, one too few is
+	// not, except that waking for an expiry is left to the engine where
+	// HeldError.RetryAfter is given.
 	//
 	// A backend with a queue enqueues c here, so that attempts by those who do
 	// not wait are not queued; Acquire by c.ID then respects its place.

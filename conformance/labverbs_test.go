@@ -195,6 +195,9 @@ func (c *labClient) Watch(ctx context.Context, key string, cl backend.Claim) (<-
 	e := s.entry(key)
 	w := &labWaiter{id: cl.ID, wake: make(chan struct{}, 1)}
 	e.queue = append(e.queue, w)
+	if s.mut != "watchers look too late" {
+		s.wake(e)
+	}
 	if s.mut == "watch leaks a goroutine" {
 		go func() { <-make(chan struct{}) }()
 	}

@@ -60,6 +60,7 @@ var mutants = []mutant{
 	{name: "loss is not told", rule: "loss-notified"},
 	{name: "wakes nobody", rule: "wait-woken"},
 	{name: "wakes once", rule: "wait-watch-again", also: []string{"fair-order"}},
+	{name: "watchers look too late", rule: "wait-watch-free"},
 	{name: "stopped watchers stay", rule: "wait-watch-stopped"},
 	{name: "polling in vain", rule: "wait-polls"},
 	{name: "watchers get no answer", rule: "wait-timeout", also: []string{"cancel-prompt"}},

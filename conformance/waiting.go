@@ -15,6 +15,7 @@ import (
 
 var waitingRules = []Rule{
 	{ID: "wait-woken", Statement: "a release wakes a waiter long before its next retry", needs: []backend.Capability{backend.CapWatch}, run: waitWoken},
+	{ID: "wait-watch-free", Statement: "a claim that begins to watch a key that has become free is told at once", needs: []backend.Capability{backend.CapWatch}, rests: []string{"wait-woken"}, run: waitWatchFree},
 	{ID: "wait-watch-again", Statement: "a waiter is told of every release after Watch was called, also if others were faster before", needs: []backend.Capability{backend.CapWatch}, rests: []string{"wait-woken"}, run: waitWatchAgain},
 	{ID: "wait-watch-stopped", Statement: "a waiter that has stopped watching is in nobody's way", needs: []backend.Capability{backend.CapWatch}, run: waitWatchStopped},
 	{ID: "wait-polls", Statement: "a waiter that retries gets a released key within a retry interval", run: waitPolls},
@@ -161,6 +162,37 @@ func waitWatchAgain(x *trial) {
 	}
 	end(true)
 	x.stillHolds(a, g, "its watch ended")
+}
+
+// waitWatchFree lets the key become free between the attempt that found it held
+// and the watch.
+func waitWatchFree(x *trial) {
+	a, b := x.client(), x.client()
+	for range 3 {
+		key := x.key()
+		g, c := x.acquire(a, key, x.long()), x.claim(x.long())
+		if _, err := x.attempt(b, key, c); !errors.Is(err, backend.ErrHeld) {
+			x.restf("exclusive-clients", "an attempt at a held key gave %q", err)
+		}
+		x.release(a, g)
+		wake, stop, err := b.(backend.Watcher).Watch(x.ctx, key, c)
+		if err != nil {
+			x.failf("Watch gave %q", err)
+		}
+		select {
+		case <-wake:
+		case <-time.After(x.soon()):
+			x.errorf("Watch of a free key did not wake within %v", x.soon())
+		}
+		g, err = x.attempt(b, key, c)
+		if serr := stop(context.WithoutCancel(x.ctx), err == nil); serr != nil {
+			x.errorf("ending a watch gave %q", serr)
+		}
+		if err != nil {
+			x.failf("the attempt after the wake-up gave %q", err)
+		}
+		x.release(b, g)
+	}
 }
 
 func waitWatchStopped(x *trial) {

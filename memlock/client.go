@@ -145,6 +145,9 @@ func (c *Client) Watch(ctx context.Context, key string, _ backend.Claim) (<-chan
 			e.watches = map[*watch]struct{}{}
 		}
 		e.watches[w] = struct{}{}
+		if !e.held { // since the attempt that found it held
+			w.wake <- struct{}{}
+		}
 		return nil
 	})
 	stop := func(context.Context, bool) error {
