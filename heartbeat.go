@@ -1,10 +1,10 @@
 package hasp
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,8 +46,7 @@ type heart struct {
 // beat is what the scheduler keeps in each lease; heart.mu guards it, but for fails
 // while a heartbeat is in flight, which is its worker's.
 type beat struct {
-	at       time.Time // when the scheduler must look at it next
-	index    int       // in the heap, from 1; 0 if it is not there
+	index    int // in the heap, from 1; 0 if it is not there
 	inflight bool
 	fails    int
 }
@@ -83,8 +82,7 @@ func (h *heart) add(le *Lease) {
 		h.started = true
 		go h.run()
 	}
-	le.beat.at = at
-	heap.Push(&h.leases, le)
+	h.leases.set(le, at)
 	early := h.until.IsZero() || at.Before(h.until)
 	h.mu.Unlock()
 	if early {
@@ -95,9 +93,7 @@ func (h *heart) add(le *Lease) {
 func (h *heart) remove(le *Lease) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if le.beat.index > 0 {
-		heap.Remove(&h.leases, le.beat.index-1)
-	}
+	h.leases.remove(le)
 }
 
 func (h *heart) wake() {
@@ -166,25 +162,25 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 	var expired, due []*Lease
 	h.mu.Lock()
 	if all {
-		for _, le := range h.leases {
-			le.beat.at = le.deadline(now)
-			if !le.beat.inflight {
-				le.beat.at = h.next(le, now, le.beat.fails)
+		for _, x := range slices.Clone(h.leases) {
+			at := x.le.deadline(now)
+			if !x.le.beat.inflight {
+				at = h.next(x.le, now, x.le.beat.fails)
 			}
+			h.leases.set(x.le, at)
 		}
-		heap.Init(&h.leases)
 	}
 	// Heartbeats that are nearly due go along with those that are: a batch costs
 	// the store hardly more than one.
 	horizon := now.mono
-	if _, batch := h.l.b.(backend.BatchRenewer); batch && len(h.leases) > 0 && !h.leases[0].beat.at.After(now.mono) {
+	if _, batch := h.l.b.(backend.BatchRenewer); batch && len(h.leases) > 0 && !h.leases.first().at.After(now.mono) {
 		horizon = now.mono.Add(h.l.opts.Heartbeat / 50)
 	}
-	for len(h.leases) > 0 && !h.leases[0].beat.at.After(horizon) {
-		le := h.leases[0]
+	for len(h.leases) > 0 && !h.leases.first().at.After(horizon) {
+		le := h.leases.first().le
 		deadline := le.deadline(now)
 		if !deadline.After(now.mono) {
-			heap.Pop(&h.leases)
+			h.leases.remove(le)
 			expired = append(expired, le)
 			continue
 		}
@@ -192,8 +188,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 			le.beat.inflight = true
 			due = append(due, le)
 		}
-		le.beat.at = deadline
-		heap.Fix(&h.leases, 0)
+		h.leases.set(le, deadline)
 		if !deadline.After(horizon) {
 			break // it is due as a deadline, not as a heartbeat: next round
 		}
@@ -202,7 +197,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 	h.until = time.Time{}
 	switch {
 	case len(h.leases) > 0:
-		nap = min(max(0, h.leases[0].beat.at.Sub(now.mono)), maxNap)
+		nap = min(max(0, h.leases.first().at.Sub(now.mono)), maxNap)
 	case !h.resting:
 		// Where one lease follows another, each would wake this goroutine if it slept
 		// for good in between, and that costs more than the rest of an acquire.
@@ -310,16 +305,12 @@ func (h *heart) outcomes(batch []*Lease, before reading, rs []backend.Renewal) {
 			continue
 		}
 		le.beat.inflight = false
-		le.beat.at = next[i]
-		switch {
-		case le.beat.index > 0:
-			heap.Fix(&h.leases, le.beat.index-1)
-		case le.held():
-			// taken out as expired in the instant in which its renewal came through
-			heap.Push(&h.leases, le)
-		default:
+		// One that is held and not in the heap was taken out as expired in the
+		// instant in which its renewal came through.
+		if le.beat.index == 0 && !le.held() {
 			continue
 		}
+		h.leases.set(le, next[i])
 		if first.IsZero() || next[i].Before(first) {
 			first = next[i]
 		}
@@ -359,27 +350,4 @@ func (h *heart) outcome(le *Lease, before, now reading, r backend.Renewal) (next
 		return h.next(le, now, le.beat.fails)
 	}
 	return time.Time{}
-}
-
-// leaseHeap orders leases by when they have to be looked at.
-type leaseHeap []*Lease
-
-func (p leaseHeap) Len() int           { return len(p) }
-func (p leaseHeap) Less(i, j int) bool { return p[i].beat.at.Before(p[j].beat.at) }
-func (p leaseHeap) Swap(i, j int) {
-	p[i], p[j] = p[j], p[i]
-	p[i].beat.index, p[j].beat.index = i+1, j+1
-}
-func (p *leaseHeap) Push(x any) {
-	le := x.(*Lease)
-	*p = append(*p, le)
-	le.beat.index = len(*p)
-}
-func (p *leaseHeap) Pop() any {
-	old := *p
-	le := old[len(old)-1]
-	old[len(old)-1] = nil
-	*p = old[:len(old)-1]
-	le.beat.index = 0
-	return le
 }
