@@ -89,12 +89,13 @@ func (b *Backend) put(ctx context.Context, key string, c backend.Claim, waits bo
 	e, fence := b.track(key, c.ID, l)
 	kept = b.freshening(ctx, l)
 	cond := b.names.noEntries(key)
+	then := ops{clientv3.OpPut(e.name, v, clientv3.WithLease(l.id))}
 	if waits {
 		cond = clientv3.Compare(clientv3.CreateRevision(e.name), "=", 0)
+		then = append(then, b.names.lastTwo(key))
 	}
 	resp, err := b.txn(ctx, append(b.names.unchanged(key, bs), cond, b.names.unfenced(l, fence)),
-		ops{clientv3.OpPut(e.name, v, clientv3.WithLease(l.id))},
-		ops{b.names.owner(key)})
+		then, ops{b.names.owner(key)})
 	switch {
 	case is(err, rpctypes.ErrLeaseNotFound):
 		b.died(l)
@@ -118,6 +119,9 @@ func (b *Backend) put(ctx context.Context, key string, c backend.Claim, waits bo
 	case resp.Succeeded:
 		b.mu.Lock()
 		e.rev, e.base = resp.Header.Revision, bs.sum()
+		if waits {
+			e.ahead = precedingOf(e, resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
+		}
 		b.mu.Unlock()
 		return e, bs, kept, nil
 	}

@@ -41,7 +41,8 @@ type entry struct {
 	base      uint64    // the one in the entry's value
 	token     uint64    // 0 until held
 	waiter    *waiter
-	due       time.Time // when it is to be removed; zero: never
+	ahead     *preceding // what the put found, until it is used
+	due       time.Time  // when it is to be removed; zero: never
 	place     place
 }
 

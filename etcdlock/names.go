@@ -57,6 +57,13 @@ func (n names) owner(key string) clientv3.Op {
 	return clientv3.OpGet(n.queue(key), clientv3.WithFirstCreate()...)
 }
 
+// lastTwo reads the names of the two youngest entries of key: after a put, its own
+// and the one before it.
+func (n names) lastTwo(key string) clientv3.Op {
+	return clientv3.OpGet(n.queue(key), clientv3.WithPrefix(), clientv3.WithKeysOnly(),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(2))
+}
+
 // places gives out names for entries: <instance>.<n> with the least n that is
 // not in use. The instance is random, and is replaced when a deletion by name
 // is of unknown outcome: it may arrive late, and must find nothing new then.
