@@ -32,6 +32,7 @@ type config struct {
 	timeout time.Duration
 
 	batches       int           // uncontended: rounds in which each contestant runs one batch
+	commands      int           // command: rounds
 	handoffs      int           // hand-off: rounds
 	window        time.Duration // waiters: how long each crowd is watched
 	redisWaiters  sizes
@@ -53,6 +54,7 @@ type part struct {
 // parts are in the order in which they are made.
 var parts = []part{
 	{"uncontended", uncontended},
+	{"command", command},
 	{"handoff", handOff},
 	{"waiters", waiters},
 	{"leases", heldLeases},
@@ -63,18 +65,19 @@ func main() {
 		os.Exit(childMain(os.Args[2]))
 	}
 	c := config{
-		batches: 200, handoffs: 40, window: 3 * time.Second,
+		batches: 200, commands: 100, handoffs: 40, window: 3 * time.Second,
 		redisWaiters: sizes{2, 16, 1000}, pollWaiters: sizes{2, 16, 1000}, etcdWaiters: sizes{2, 16, 128},
 		leases: sizes{1, 1000, 100_000}, efsLeases: sizes{1, 1000, 10_000},
 		leaseWindow: 10 * time.Second, largestWindow: 20 * time.Second, fill: 45 * time.Second,
 	}
 	var only string
 	quick := flag.Bool("quick", false, "small numbers: shows that it works, and no figure worth keeping")
-	flag.StringVar(&only, "only", "", "the parts to measure, comma-separated: uncontended,handoff,waiters,leases")
+	flag.StringVar(&only, "only", "", "the parts to measure, comma-separated: uncontended,command,handoff,waiters,leases")
 	flag.StringVar(&c.out, "out", "docs", "`folder` that benchmarks.md and the plots are written to")
 	flag.StringVar(&c.dir, "dir", "", "`folder` for temporary files, on the disk to be measured (default: the system's)")
 	flag.DurationVar(&c.timeout, "timeout", 8*time.Minute, "give up after this long")
 	flag.IntVar(&c.batches, "batches", c.batches, "uncontended: batches of each contestant")
+	flag.IntVar(&c.commands, "commands", c.commands, "command: rounds")
 	flag.IntVar(&c.handoffs, "handoffs", c.handoffs, "hand-off: rounds")
 	flag.DurationVar(&c.window, "window", c.window, "waiters: how long each crowd is watched")
 	flag.Var(&c.redisWaiters, "waiters", "waiters: numbers of hasp's waiters on Redis")
@@ -87,7 +90,7 @@ func main() {
 	flag.DurationVar(&c.fill, "fill", c.fill, "leases: how long acquiring them may take; what is held by then is watched")
 	flag.Parse()
 	if *quick {
-		c.batches, c.handoffs, c.window = 5, 3, 500*time.Millisecond
+		c.batches, c.commands, c.handoffs, c.window = 5, 5, 3, 500*time.Millisecond
 		c.redisWaiters, c.pollWaiters, c.etcdWaiters = sizes{2, 16}, sizes{2, 16}, sizes{2, 8}
 		c.leases, c.efsLeases = sizes{1, 100}, sizes{1, 100}
 		c.leaseWindow, c.largestWindow = 2*time.Second, 2*time.Second

@@ -15,6 +15,7 @@ type report struct {
 	start       time.Time
 	facts       []fact
 	uncontended []group
+	command     *group
 	ping        sample // one after another
 	coldPing    sample // each after a pause
 	handOffs    []handOffs
@@ -44,6 +45,9 @@ func (r *report) write(dir string) error {
 	r.writeBars()
 	if len(r.uncontended) > 0 {
 		r.writeUncontended()
+	}
+	if r.command != nil {
+		r.writeCommand()
 	}
 	if len(r.handOffs) > 0 {
 		r.writeHandOffs()
@@ -138,6 +142,19 @@ func (r *report) writeUncontended() {
 		"tmpfs shows the same operations without that.\n")
 	r.plot("uncontended.svg", "time of an acquire and release without contention", barPlot("Acquire + release, uncontended",
 		"median; the thin line is from the 10th to the 90th percentile; less is better", false, seconds, panels))
+}
+
+func (r *report) writeCommand() {
+	r.say("## A command under a lock\n\nA process that starts the command, waits for it and reads its output, again and again. hasp makes and releases a " +
+		"lease, its lock file included unless told otherwise, and sees to it that the command ends if the lock is lost or hasp killed.\n")
+	var rows [][]string
+	base := r.command.of(trueName).median()
+	for i, kind := range r.command.kinds {
+		s := r.command.samples[i]
+		rows = append(rows, []string{"`" + kind + "`", seconds(s.median()), seconds(s.quantile(.1)) + " to " + seconds(s.quantile(.9)),
+			seconds(s.median() - base), fmt.Sprint(len(s))})
+	}
+	r.table("command|median|10th to 90th percentile|more than `true` alone|runs", rows)
 }
 
 // comparisons are the ratios that are of interest, and what they should not exceed;

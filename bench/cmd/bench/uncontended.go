@@ -39,7 +39,7 @@ func uncontended(ctx context.Context, l *lab, r *report) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", pl.title, err)
 		}
-		g.title, g.ops = pl.title, pl.ops
+		g.title = pl.title
 		r.uncontended = append(r.uncontended, g)
 	}
 	return nil
@@ -98,21 +98,27 @@ func race(ctx context.Context, addr string, kinds []string, batches, ops int) (_
 			return let(ctx)
 		}
 	}
+	g.ops = ops
+	return g, g.run(ctx, rounds, batches)
+}
+
+// run has them take turns.
+func (g *group) run(ctx context.Context, rounds []func(context.Context) error, batches int) error {
 	for batch := -1; batch < batches; batch++ { // the first one warms up
-		for n := range kinds {
-			i := (n + batch + 1) % len(kinds)
+		for n := range g.kinds {
+			i := (n + batch + 1) % len(g.kinds)
 			start := time.Now()
-			for range ops {
+			for range g.ops {
 				if err := rounds[i](ctx); err != nil {
-					return g, fmt.Errorf("%s: %w", kinds[i], err)
+					return fmt.Errorf("%s: %w", g.kinds[i], err)
 				}
 			}
 			if batch >= 0 {
-				g.samples[i].add(time.Since(start) / time.Duration(ops))
+				g.samples[i].add(time.Since(start) / time.Duration(g.ops))
 			}
 		}
 	}
-	return g, nil
+	return nil
 }
 
 func twoPings(c *redis.Client) func(context.Context) error {
