@@ -186,7 +186,18 @@ func (s *lab) first(c *labClient, e *labEntry) string {
 	return ""
 }
 
+// Prompt is a lie of that mutant.
+func (c *labClient) Prompt() bool { return c.s.mut == "watching hangs" }
+
 func (c *labClient) Watch(ctx context.Context, key string, cl backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
+	for begun := time.Now(); c.s.is("watching hangs", key) && time.Since(begun) < 20*time.Second; time.Sleep(5 * time.Millisecond) {
+		c.s.mu.Lock()
+		busy := c.s.entry(key).held
+		c.s.mu.Unlock()
+		if !busy {
+			break
+		}
+	}
 	if err := c.enter(ctx, key); err != nil {
 		return nil, nil, err
 	}
@@ -204,7 +215,7 @@ func (c *labClient) Watch(ctx context.Context, key string, cl backend.Claim) (<-
 	stop := func(_ context.Context, granted bool) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !granted && (s.is("stopped watchers stay", key) || s.is("cancelled waiters stay", key) && w.attempts > 0) {
+		if !granted && (s.is("stopped watchers stay", key) || s.is("cancelled waiters stay", key) && e.refusedIDs[w.id] > 0) {
 			return nil
 		}
 		if !granted && s.is("watchers leave a key", key) {
