@@ -82,7 +82,7 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 		if l.isClosed() {
 			return nil, ErrClosed
 		}
-		w.last = err
+		w.last, c.answered = err, time.Now()
 		var held *HeldError
 		switch {
 		case errors.As(err, &held):
@@ -104,11 +104,9 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 		if w.sched.over {
 			return nil, w.timeout()
 		}
-		if held != nil {
-			c.watch(ctx)
-		}
+		fresh := held != nil && c.watch(ctx)
 		l.emitWaiting(key, w)
-		if err := c.sleep(ctx, held); err != nil {
+		if err := c.sleep(ctx, held, fresh); err != nil {
 			return nil, err
 		}
 	}
@@ -116,16 +114,17 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 
 // contender is one goroutine's contention for one key with other processes.
 type contender struct {
-	l       *locker
-	key     string
-	w       *wait
-	claim   backend.Claim
-	unknown bool      // the store may hold key for claim, or may come to do so
-	silent  time.Time // when the first of the attempts that got no answer was made
-	wake    <-chan struct{}
-	stop    func(context.Context, bool) error // not nil while watching
-	ended   bool                              // the watcher has closed wake
-	early   int                               // wake-ups since the last timed retry
+	l        *locker
+	key      string
+	w        *wait
+	claim    backend.Claim
+	unknown  bool      // the store may hold key for claim, or may come to do so
+	silent   time.Time // when the first of the attempts that got no answer was made
+	answered time.Time // when the last attempt was
+	wake     <-chan struct{}
+	stop     func(context.Context, bool) error // not nil while watching
+	ended    bool                              // the watcher has closed wake
+	early    int                               // wake-ups since the last timed retry
 }
 
 // attempt asks the backend once. before was read before the request was made.
@@ -177,11 +176,12 @@ func isUnknown(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// watch starts to watch, anew if the watcher has closed its channel.
-func (c *contender) watch(ctx context.Context) {
+// watch starts to watch, anew if the watcher has closed its channel; true if it
+// did so just now.
+func (c *contender) watch(ctx context.Context) bool {
 	wt, ok := c.l.b.(backend.Watcher)
 	if !ok || c.stop != nil && !c.ended {
-		return
+		return false
 	}
 	if stop := c.stop; stop != nil {
 		// waited for: it must not take away what is registered next
@@ -191,7 +191,7 @@ func (c *contender) watch(ctx context.Context) {
 		}, nil)
 		if err != nil {
 			c.warnWatch(ctx, err)
-			return
+			return false
 		}
 	}
 	type watch struct {
@@ -209,9 +209,10 @@ func (c *contender) watch(ctx context.Context) {
 	})
 	if err != nil {
 		c.warnWatch(ctx, err)
-		return
+		return false
 	}
 	c.wake, c.stop = r.wake, r.stop
+	return true
 }
 
 func (c *contender) warnWatch(ctx context.Context, err error) {
@@ -220,8 +221,15 @@ func (c *contender) warnWatch(ctx context.Context, err error) {
 	}
 }
 
-// sleep waits until another attempt is worth making.
-func (c *contender) sleep(ctx context.Context, held *HeldError) error {
+// secondLook is when an attempt is made at the latest after a watch has begun. The
+// holder may have changed between the last attempt and that, to one with a shorter
+// TTL: then it is not true any more when the lock is stale at the latest, and who
+// watches is told only of what happened since.
+const secondLook = time.Second
+
+// sleep waits until another attempt is worth making. A watch that is fresh began
+// after held was seen.
+func (c *contender) sleep(ctx context.Context, held *HeldError, fresh bool) error {
 	var early time.Duration
 	// Attempts between timed retries are free, so they come further and further
 	// apart when they do not succeed: a store that promises too much, or a crowd
@@ -231,7 +239,11 @@ func (c *contender) sleep(ctx context.Context, held *HeldError) error {
 	case held == nil: // unavailable
 		early = min(max(pace, 50*time.Millisecond), c.l.opts.RetryInterval)
 	case held.RetryAfter > 0:
-		early = max(held.RetryAfter, pace)
+		early = max(held.RetryAfter-time.Since(c.answered), pace)
+	}
+	looks := fresh && early > secondLook
+	if looks {
+		early = secondLook
 	}
 	wake := c.wake
 	if c.early > 16 {
@@ -246,6 +258,9 @@ func (c *contender) sleep(ctx context.Context, held *HeldError) error {
 		c.early = 0
 	case sleptEarly:
 		c.early++
+		if looks {
+			c.w.attempts-- // it belongs to the one that found the lock held
+		}
 	case sleptWake:
 		c.early++
 	case sleptClosed:

@@ -165,6 +165,102 @@ func TestPromptBackend(t *testing.T) {
 	}
 }
 
+// punctual is a client whose calls end with their deadline, and not before.
+type punctual struct{ *memlock.Client }
+
+func (punctual) Punctual() bool { return true }
+
+func (p punctual) Acquire(ctx context.Context, key string, c backend.Claim) (backend.Grant, error) {
+	d, _ := ctx.Deadline()
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), d)
+	defer cancel()
+	return p.Client.Acquire(ctx, key, c)
+}
+
+// A call that heeds only its deadline is left behind if its caller can be
+// cancelled. If nothing but Close can end it, it is not, and Close waits for it.
+func TestPunctualBackend(t *testing.T) {
+	setup := func(t *testing.T) (*memlock.Store, hasp.Locker) {
+		store := memlock.New()
+		l := locker(t, punctual{store.Client()}, &hasp.Options{RequestTimeout: 3 * time.Second})
+		release(t, acquire(t, l, "k"))
+		store.Inject(memlock.OpAcquire, "", memlock.Fault{Delay: time.Minute})
+		return store, l
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			store, l := setup(t)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			got := acquiring(ctx, l, "k")
+			time.Sleep(time.Second)
+			start := time.Now()
+			cancel(errShutdown)
+			o := <-got
+			mustMatch(t, o.err, errShutdown, context.Canceled)
+			within(t, "returned", o.at.Sub(start), 0, 100*time.Millisecond)
+			time.Sleep(time.Minute)
+			mustState(t, store, "k", backend.Free)
+		})
+	})
+	t.Run("closed", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			store, l := setup(t)
+			got := acquiring(context.Background(), l, "k")
+			time.Sleep(time.Second)
+			start := time.Now()
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+			o := <-got
+			mustMatch(t, o.err, hasp.ErrClosed)
+			within(t, "returned", o.at.Sub(start), 0, 2*time.Second)
+			within(t, "Close took", time.Since(start), 0, 3*time.Second)
+			mustState(t, store, "k", backend.Free)
+		})
+	})
+}
+
+// How long until the lock is stale at the latest is counted from the answer that
+// said so, however long it takes to register.
+func TestStaleWhileItBeginsToWatch(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		claim := backend.Claim{ID: "silent", TTL: 5 * time.Second}
+		if _, err := store.Client().Acquire(t.Context(), "k", claim); err != nil {
+			t.Fatal(err)
+		}
+		store.Inject(memlock.OpWatch, "", memlock.Fault{Delay: 3 * time.Second})
+		l := locker(t, store.Client(), &hasp.Options{RetryInterval: time.Hour})
+		start := time.Now()
+		release(t, acquire(t, l, "k"))
+		within(t, "taken over", time.Since(start), 5*time.Second, 5100*time.Millisecond)
+	})
+}
+
+// The holder changes between the attempt and the watch, and the new one falls silent.
+func TestHolderChangesBeforeTheWatch(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		first := acquire(t, locker(t, store.Client(), nil), "k")
+		store.Inject(memlock.OpWatch, "", memlock.Fault{Delay: 300 * time.Millisecond})
+		l := locker(t, store.Client(), &hasp.Options{RetryInterval: time.Hour})
+		start := time.Now()
+		got := acquiring(t.Context(), l, "k")
+		time.Sleep(100 * time.Millisecond)
+		release(t, first)
+		if _, err := store.Client().Acquire(t.Context(), "k", backend.Claim{ID: "silent", TTL: 500 * time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		o := <-got
+		if o.err != nil {
+			t.Fatal(o.err)
+		}
+		within(t, "taken over", o.at.Sub(start), 600*time.Millisecond, 1400*time.Millisecond)
+		release(t, o.lease)
+	})
+}
+
 func TestDeadlineOfTheContext(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		store := memlock.New()

@@ -51,7 +51,8 @@ type Locker interface {
 	// Inspect tells who holds key now.
 	Inspect(ctx context.Context, key string) (backend.Record, error)
 	// Close releases the leases that are still held, ends every Acquire with
-	// ErrClosed, and closes the backend.
+	// ErrClosed, and closes the backend. If the store does not answer it takes up to
+	// Options.RequestTimeout, and so may an Acquire that has no way to be cancelled.
 	Close() error
 }
 

@@ -134,7 +134,7 @@ type Watcher interface {
 	// closed) whenever another Acquire by c is worth making, and at least once
 	// if key is free, or it is c's turn, once c is registered, or becomes so at
 	// any time after that: the engine's last attempt came before, and it makes
-	// no other until it is woken. A wake-up too many is allowed, one too few is
+	// no other on account of the registration. A wake-up too many is allowed, one too few is
 	// not, except that waking for an expiry is left to the engine where
 	// HeldError.RetryAfter is given.
 	//
@@ -206,7 +206,9 @@ type Prompt interface {
 // Punctual is for backends whose every call returns soon after its context's
 // deadline, though not always when the context is cancelled before that: many
 // client libraries look at deadlines only. The engine then saves itself the
-// goroutine for calls that nobody can cancel, such as Release.
+// goroutine for calls that only closing the Locker can cancel: each Release, and
+// an Acquire whose context has no cancellation. Close waits for them, up to the
+// request timeout, if the store does not answer.
 type Punctual interface {
 	Punctual() bool
 }

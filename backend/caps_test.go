@@ -23,8 +23,8 @@ func TestCapabilitiesThatAreLacking(t *testing.T) {
 			t.Errorf("%s: %v", verb, err)
 		}
 	}
-	if backend.IsPrompt(b) {
-		t.Error("a backend that does not say so is prompt")
+	if backend.IsPrompt(b) || backend.IsPunctual(b) {
+		t.Error("a backend that does not say so is prompt or punctual")
 	}
 	if ws := backend.Warnings(b); ws != nil {
 		t.Errorf("warnings %q", ws)
@@ -37,6 +37,7 @@ func (capable) Break(context.Context, string, uint64) error            { return 
 func (capable) List(context.Context, string) ([]backend.Record, error) { return nil, errRefused }
 func (capable) RaiseToken(context.Context, string, uint64) error       { return errRefused }
 func (capable) Prompt() bool                                           { return true }
+func (capable) Punctual() bool                                         { return true }
 func (capable) Warnings() []string                                     { return []string{"soft mount"} }
 
 func TestCapabilitiesThatAreThere(t *testing.T) {
@@ -52,8 +53,8 @@ func TestCapabilitiesThatAreThere(t *testing.T) {
 			t.Errorf("%s: %v", verb, err)
 		}
 	}
-	if !backend.IsPrompt(b) {
-		t.Error("not prompt")
+	if !backend.IsPrompt(b) || !backend.IsPunctual(b) {
+		t.Error("not prompt or not punctual")
 	}
 	if ws := backend.Warnings(b); len(ws) != 1 {
 		t.Errorf("warnings %q", ws)

@@ -147,7 +147,7 @@ func (p *place) judge(b baton, changed time.Time) error {
 	if err != nil {
 		r := p.record(b, changed, time.Time{})
 		r.Note = fmt.Sprintf("whether it is stale cannot be told, since the file server's clock cannot be read: %v", err)
-		return &backend.HeldError{Record: r}
+		return &backend.HeldError{Record: r, RetryAfter: b.ttl + slack(b.ttl)}
 	}
 	r := p.record(b, changed, now)
 	if r.State == backend.Held {

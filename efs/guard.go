@@ -293,8 +293,12 @@ func (p *place) settle(ctx context.Context, id fileID, ttl time.Duration) error 
 	if s.there && s.id == id {
 		return nil
 	}
-	r := backend.Record{Key: p.key, State: backend.Held, Holder: s.holder, Note: "by a lock file; it took over at the same time"}
-	return &backend.HeldError{Record: r}
+	r, err := p.fileRecord(s, ttl)
+	if err != nil {
+		return err
+	}
+	r.State, r.Note = backend.Held, "by a lock file; it took over at the same time"
+	return &backend.HeldError{Record: r, RetryAfter: max(r.Remaining, time.Millisecond)}
 }
 
 // unguard removes the lock file if it is claim's: the file id, or, if id is not

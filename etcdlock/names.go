@@ -58,7 +58,8 @@ func (n names) owner(key string) clientv3.Op {
 }
 
 // lastTwo reads the names of the two youngest entries of key: after a put, its own
-// and the one before it.
+// and the one before it. etcd looks at the whole queue for that, as it does to find
+// the oldest one.
 func (n names) lastTwo(key string) clientv3.Op {
 	return clientv3.OpGet(n.queue(key), clientv3.WithPrefix(), clientv3.WithKeysOnly(),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(2))

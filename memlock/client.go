@@ -139,13 +139,13 @@ func (c *Client) Inspect(ctx context.Context, key string) (r backend.Record, err
 // no queue.
 func (c *Client) Watch(ctx context.Context, key string, _ backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
 	w := &watch{wake: make(chan struct{}, 1)}
-	err := c.do(ctx, OpWatch, key, func(time.Time) error {
+	err := c.do(ctx, OpWatch, key, func(now time.Time) error {
 		e := c.s.entry(key)
 		if e.watches == nil {
 			e.watches = map[*watch]struct{}{}
 		}
 		e.watches[w] = struct{}{}
-		if !e.held { // since the attempt that found it held
+		if !e.held || e.stale(now) { // since the attempt that found it held
 			w.wake <- struct{}{}
 		}
 		return nil

@@ -72,9 +72,9 @@ func (b *Backend) heldError(key string, reply []any) error {
 			return err
 		}
 	}
-	// Only the first in the queue is told when the lock or the turn runs out: a
-	// thousand waiters must not all come back at that moment. The others are woken
-	// when their turn comes.
+	// Only the first in the queue, or a claim that finds nobody in it, is told when
+	// the lock or the turn runs out: a thousand waiters must not all come back at
+	// that moment. The others are woken when their turn comes.
 	if len(reply) > 2 && reply[2] == int64(1) {
 		held.RetryAfter = left + time.Millisecond
 	}

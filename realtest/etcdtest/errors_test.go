@@ -119,6 +119,7 @@ func TestNoQuorum(t *testing.T) {
 				}
 				mustBe(t, "a request while connections break", err, backend.ErrUnavailable)
 				t.Log("at first:", err)
+				time.Sleep(50 * time.Millisecond) // between looks
 			}
 		}
 	}

@@ -158,8 +158,8 @@ func work(job []string) error {
 	return nil
 }
 
-// await acquires key as the engine does: it tries, watches, tries again, and then
-// each time it is woken, the lock may be stale, or a retry is due.
+// await acquires key as the engine does: it tries, watches, and tries again each
+// time it is woken, the lock may be stale, or a retry is due.
 func await(ctx context.Context, b backend.Backend, key string, c backend.Claim) (g backend.Grant, err error) {
 	var wake <-chan struct{}
 	stop := func(context.Context, bool) error { return nil }
@@ -181,7 +181,6 @@ func await(ctx context.Context, b backend.Backend, key string, c backend.Claim) 
 				return g, err
 			}
 			wake, stop = wk, st
-			continue
 		}
 		retry := 5 * time.Second
 		if held.RetryAfter > 0 {

@@ -173,8 +173,8 @@ func (r *report) writeHandOffs() {
 		"bsm/redislock, which has none, with a linear backoff of %v; both poll, so the release is at a random moment. A process of the lock-file protocol polls every 5 s, "+
 		"so it gets the lock 2.5 s after its release on average and 5 s at worst; that was not waited for here.\n", bsmBackoff)
 	if len(r.ping) > 0 {
-		r.say("One PING to the same Redis, in between: %s median when one follows another, %s (10th to 90th percentile %s to %s) when the client and the server had nothing to do for 20 ms before, as in a hand-off. Which of these a round trip takes is a matter of how fast the machine wakes a process that sleeps.\n",
-			seconds(r.ping.median()), seconds(r.coldPing.median()), seconds(r.coldPing.quantile(0.1)), seconds(r.coldPing.quantile(0.9)))
+		r.say("One PING to the same Redis, in between: %s median when one follows another, %s (10th to 90th percentile %s to %s) when the client and the server had nothing to do for %v before, as in a hand-off. Which of these a round trip takes is a matter of how fast the machine wakes a process that sleeps.\n",
+			seconds(r.ping.median()), seconds(r.coldPing.median()), seconds(r.coldPing.quantile(0.1)), seconds(r.coldPing.quantile(0.9)), pause)
 	}
 	var rows [][]string
 	var panels []panel
