@@ -12,6 +12,8 @@ import (
 	"github.com/hasplock/hasp/etcdlock"
 	"github.com/hasplock/hasp/realtest/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 func TestFIFO(t *testing.T) {
@@ -248,4 +250,70 @@ func TestLostUpdate(t *testing.T) {
 		t.Errorf("counter is %d after %d increments", counter, clients*rounds)
 	}
 	mustHaveNoLocks(t, srv)
+}
+
+// The entry ahead may be gone by the time that the watch for its deletion is made,
+// which then tells of nothing. So the waiter looks, and is not misled by another
+// entry that has the same name by then.
+func TestWatchMadeTooLate(t *testing.T) {
+	for name, again := range map[string]bool{"gone": false, "gone, and its name in use again": true} {
+		t.Run(name, func(t *testing.T) {
+			srv := etcdtest.Start(t, nil)
+			ctx := testContext(t)
+			asked, gate := make(chan struct{}, 16), make(chan struct{})
+			client, err := clientv3.New(clientv3.Config{
+				Endpoints: []string{srv.Endpoint()}, Logger: zap.NewNop(),
+				DialOptions: []grpc.DialOption{grpc.WithChainStreamInterceptor(
+					func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+						if strings.HasSuffix(method, ".Watch/Watch") {
+							asked <- struct{}{}
+							select {
+							case <-gate:
+							case <-ctx.Done():
+							}
+						}
+						return streamer(ctx, desc, cc, method, opts...)
+					})},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = client.Close() })
+			holder, b := newBackend(t, srv.Client()), newBackend(t, client)
+			g := mustAcquire(t, holder, "k", claim(20*time.Second))
+			c := claim(20 * time.Second)
+			wake, stop, err := b.Watch(ctx, "k", c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-asked:
+			case <-ctx.Done():
+				t.Fatal("no watch is made")
+			}
+			mustRelease(t, holder, g)
+			if again {
+				_, stop, err := holder.Watch(ctx, "k", claim(20*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					if err := stop(ctx, false); err != nil {
+						t.Error(err)
+					}
+				}()
+			}
+			close(gate)
+			select {
+			case <-wake:
+			case <-ctx.Done():
+				t.Fatal("the waiter was not woken")
+			}
+			g = mustAcquire(t, b, "k", c)
+			if err := stop(ctx, true); err != nil {
+				t.Error(err)
+			}
+			mustRelease(t, b, g)
+		})
+	}
 }
