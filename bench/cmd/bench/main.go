@@ -68,14 +68,14 @@ func main() {
 		batches: 200, commands: 100, handoffs: 40, window: 3 * time.Second,
 		redisWaiters: sizes{2, 16, 1000}, pollWaiters: sizes{2, 16, 1000}, etcdWaiters: sizes{2, 16, 128},
 		leases: sizes{1, 1000, 100_000}, efsLeases: sizes{1, 1000, 10_000},
-		leaseWindow: 10 * time.Second, largestWindow: 20 * time.Second, fill: 45 * time.Second,
+		leaseWindow: 10 * time.Second, largestWindow: 5 * time.Minute, fill: 45 * time.Second,
 	}
 	var only string
 	quick := flag.Bool("quick", false, "small numbers: shows that it works, and no figure worth keeping")
 	flag.StringVar(&only, "only", "", "the parts to measure, comma-separated: uncontended,command,handoff,waiters,leases")
 	flag.StringVar(&c.out, "out", "docs", "`folder` that benchmarks.md and the plots are written to")
 	flag.StringVar(&c.dir, "dir", "", "`folder` for temporary files, on the disk to be measured (default: the system's)")
-	flag.DurationVar(&c.timeout, "timeout", 8*time.Minute, "give up after this long")
+	flag.DurationVar(&c.timeout, "timeout", 20*time.Minute, "give up after this long")
 	flag.IntVar(&c.batches, "batches", c.batches, "uncontended: batches of each contestant")
 	flag.IntVar(&c.commands, "commands", c.commands, "command: rounds")
 	flag.IntVar(&c.handoffs, "handoffs", c.handoffs, "hand-off: rounds")
