@@ -43,7 +43,9 @@ func TestShortcuts(t *testing.T) {
 	defer cancel()
 	now := time.Now().UnixMicro()
 	ahead := strconv.FormatInt(now+1e9, 10)
-	held := func(token, id, floor string) string { return token + " " + id + " 30000 3600000 " + floor + " 99 chan {}" }
+	held := func(token, id, floor string) string {
+		return token + " " + id + " 30000 3600000 " + floor + " 99 chan {}"
+	}
 	type lock struct {
 		name, value string
 		ttl         time.Duration
