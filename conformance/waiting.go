@@ -45,7 +45,11 @@ func (x *trial) waiterOn(b backend.Backend, ctx context.Context, key string, cha
 		if change != nil {
 			change(o)
 		}
+		observe := o.Observer
 		o.Observer = func(e hasp.Event) {
+			if observe != nil {
+				observe(e)
+			}
 			if e.Kind == hasp.EventWaiting {
 				select {
 				case waiting <- struct{}{}:
@@ -102,10 +106,34 @@ func hourly(o *hasp.Options) { o.RetryInterval = time.Hour }
 
 func waitWoken(x *trial) {
 	a := x.client()
-	for range 3 {
+	for round := range 3 {
 		key := x.key()
 		g := x.acquire(a, key, x.long())
-		got, _ := x.waiter(x.ctx, key, hourly)
+		attempts := make(chan struct{}, 16)
+		got, _ := x.waiter(x.ctx, key, func(o *hasp.Options) {
+			hourly(o)
+			o.Observer = func(e hasp.Event) {
+				if e.Kind == hasp.EventAttempt {
+					select {
+					case attempts <- struct{}{}:
+					default:
+					}
+				}
+			}
+		})
+		if round == 0 {
+			// The engine looks again a second after it began to wait, as a rule. After
+			// that there is nothing but the wake-up.
+			second := time.After(3 * time.Second)
+			for seen := 0; seen < 2; {
+				select {
+				case <-attempts:
+					seen++
+				case <-second:
+					seen = 2 // it does not look again where nobody knows when the lock is stale
+				}
+			}
+		}
 		x.release(a, g)
 		begun := time.Now()
 		w := x.granted(got, x.soon(), "a waiter whose next retry is in an hour")
@@ -264,7 +292,8 @@ func waitTimeout(x *trial) {
 
 func waitTakeover(x *trial) {
 	a, b := x.client(), x.client()
-	s := x.holdSilently(a, x.key(), x.ttl())
+	// longer than the second after which the engine looks again in any case
+	s := x.holdSilently(a, x.key(), max(x.ttl(), 1500*time.Millisecond))
 	if h := x.refused(b, s.Key); h.RetryAfter == 0 {
 		x.lackf("its *HeldError does not say how long to wait (RetryAfter is 0)")
 	}
