@@ -25,9 +25,13 @@ func (e *abandoned) Unwrap() []error { return []error{backend.ErrUnavailable, e.
 // *abandoned soon after the context, or life unless that is nil, has ended even if
 // f hangs. In that case late, if not nil, gets the result whenever it comes.
 func call[T any](parent, life context.Context, l *locker, f func(context.Context) (T, error), late func(T, error)) (T, error) {
+	unheard := l.punctual && !l.prompt && parent.Done() == nil
+	if unheard {
+		life = nil // nothing but the deadline would be heeded
+	}
 	ctx := newRequest(parent, life, l.opts.RequestTimeout)
 	defer ctx.finish()
-	if l.prompt || l.punctual && parent.Done() == nil {
+	if l.prompt || unheard {
 		// The switch to another goroutine and back would cost as much as a rename.
 		return f(ctx)
 	}

@@ -24,11 +24,9 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 		return backend.Grant{}, backend.ErrTokensExhausted
 	}
 	n := b.names(key)
-	ttl := millis(c.TTL)
-	terms := ttl + " " + b.memoryText + " 0"
-	life := strconv.FormatInt(wholeMillis(c.TTL)+b.memory, 10)
+	terms := b.termsArgs(c.TTL)
 	args := [...]any{
-		c.ID, terms, life, strconv.FormatUint(c.TokenFloor, 10), b.holderArg(c.Holder), b.manners,
+		c.ID, terms[0], terms[1], strconv.FormatUint(c.TokenFloor, 10), b.holderArg(c.Holder), b.manners,
 	}
 	var reply any
 	var acked int64

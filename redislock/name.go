@@ -9,7 +9,9 @@ type names struct{ lock, queue, turn string }
 
 func (b *Backend) names(key string) names {
 	lock := b.lockName(key)
-	return names{lock, lock + ":queue", lock + ":turn"}
+	both := lock + ":queue" + lock + ":turn"
+	n := len(lock) + len(":queue")
+	return names{lock, both[:n], both[n:]}
 }
 
 func (n names) all() []string { return []string{n.lock, n.queue, n.turn} }

@@ -74,19 +74,37 @@ type holderJSON struct {
 	PID   int    `json:"pid,omitempty"`
 }
 
+// Arguments of acquire that are the same nearly every time are made once.
 type encodedHolder struct {
 	holder backend.Holder
-	text   string
+	arg    any
 }
 
-// holderArg is "<channel> <holder>". It remembers the last one, for a process is
-// the same holder nearly every time.
-func (b *Backend) holderArg(h backend.Holder) string {
+type encodedTerms struct {
+	ttl  time.Duration
+	args [2]any
+}
+
+// holderArg is "<channel> <holder>".
+func (b *Backend) holderArg(h backend.Holder) any {
 	if e := b.holder.Load(); e != nil && e.holder == h {
-		return e.text
+		return e.arg
 	}
 	text, _ := json.Marshal(holderJSON(h)) // strings and an int: it cannot fail
 	e := &encodedHolder{h, b.channel + " " + string(text)}
 	b.holder.Store(e)
-	return e.text
+	return e.arg
+}
+
+// termsArgs are "<TTL ms> <memory ms> <floor 0>" and the life of the lock's key, in ms.
+func (b *Backend) termsArgs(ttl time.Duration) [2]any {
+	if e := b.terms.Load(); e != nil && e.ttl == ttl {
+		return e.args
+	}
+	e := &encodedTerms{ttl, [2]any{
+		millis(ttl) + " " + b.memoryText + " 0",
+		strconv.FormatInt(wholeMillis(ttl)+b.memory, 10),
+	}}
+	b.terms.Store(e)
+	return e.args
 }

@@ -70,11 +70,12 @@ type Backend struct {
 
 	memory          int64  // ms
 	memoryText      string // in ms
-	manners         string // how to treat waiters: turn.lua says what is in it
+	manners         any    // how to treat waiters, a string: turn.lua says what is in it
 	replicas        int
 	replicasTimeout time.Duration
 
 	holder   atomic.Pointer[encodedHolder]
+	terms    atomic.Pointer[encodedTerms]
 	hub      *hub
 	closed   atomic.Bool
 	warnings []string
