@@ -41,11 +41,18 @@ func TestRequest(t *testing.T) {
 					defer closeLocker()
 					r := newRequest(parent, life, time.Second)
 					defer r.finish()
+					left := time.Second
+					if c.parent > 0 {
+						left = c.parent
+					}
+					if at, ok := r.Deadline(); !ok || time.Until(at) != left {
+						t.Errorf("deadline in %v, want %v", time.Until(at), left)
+					}
 					if v := r.Value(key{}); v != "value" {
 						t.Errorf("value %v", v)
 					}
 					var child context.Context = context.Background()
-					left, stopped := false, false
+					told, stopped := false, false
 					if waited {
 						var end context.CancelFunc
 						child, end = context.WithCancel(r)
@@ -54,7 +61,7 @@ func TestRequest(t *testing.T) {
 						if !unwanted() || unwanted() {
 							t.Error("what was to be called at the end could not be stopped, or twice")
 						}
-						context.AfterFunc(r, func() { left = true })
+						context.AfterFunc(r, func() { told = true })
 						select {
 						case <-r.Done():
 							t.Error("done at the start")
@@ -69,8 +76,8 @@ func TestRequest(t *testing.T) {
 						time.Sleep(time.Second)
 					}
 					synctest.Wait()
-					if waited && (child.Err() == nil || !left || stopped) {
-						t.Errorf("child: %v, told: %v, told what did not want to be: %v", child.Err(), left, stopped)
+					if waited && (child.Err() == nil || !told || stopped) {
+						t.Errorf("child: %v, told: %v, told what did not want to be: %v", child.Err(), told, stopped)
 					}
 					if err := r.Err(); err != c.want {
 						t.Errorf("error %v, want %v", err, c.want)

@@ -184,6 +184,34 @@ func TestRenewAllAnswersEach(t *testing.T) {
 	}
 }
 
+// A key that is free or stale by the time that the watch begins wakes at once.
+func TestWatchBeginsLate(t *testing.T) {
+	for name, end := range map[string]func(*memlock.Store, *memlock.Client, backend.Grant) error{
+		"free":  func(_ *memlock.Store, c *memlock.Client, g backend.Grant) error { return c.Release(t.Context(), g) },
+		"stale": func(s *memlock.Store, _ *memlock.Client, g backend.Grant) error { s.Expire(g.Key); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := memlock.New()
+			c := s.Client()
+			if err := end(s, c, mustTake(t, c, "k", "a")); err != nil {
+				t.Fatal(err)
+			}
+			wake, stop, err := c.Watch(t.Context(), "k", claim("b"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-wake:
+			default:
+				t.Error("not woken")
+			}
+			if err := stop(t.Context(), false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestWatch(t *testing.T) {
 	s := memlock.New()
 	c := s.Client()
