@@ -293,6 +293,10 @@ func (p *place) settle(ctx context.Context, id fileID, ttl time.Duration) error 
 	if s.there && s.id == id {
 		return nil
 	}
+	if !s.there {
+		r := backend.Record{Key: p.key, State: backend.Held, Note: "a process of the lock-file protocol took over at the same time, and is about to write its file"}
+		return &backend.HeldError{Record: r, RetryAfter: time.Millisecond}
+	}
 	r, err := p.fileRecord(s, ttl)
 	if err != nil {
 		return err
