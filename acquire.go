@@ -131,7 +131,7 @@ type contender struct {
 func (c *contender) attempt(ctx context.Context) (g backend.Grant, before reading, err error) {
 	before = c.l.now()
 	claim := c.claim
-	g, err = call(ctx, c.l.life, c.l, func(ctx context.Context) (backend.Grant, error) {
+	g, err = call(ctx, c.l, true, func(ctx context.Context) (backend.Grant, error) {
 		return c.l.b.Acquire(ctx, c.key, claim)
 	}, func(g backend.Grant, err error) {
 		// the call was given up long ago: whatever it got is not wanted
@@ -186,7 +186,7 @@ func (c *contender) watch(ctx context.Context) bool {
 	if stop := c.stop; stop != nil {
 		// waited for: it must not take away what is registered next
 		c.stop, c.wake, c.ended = nil, nil, false
-		_, err := call(ctx, c.l.life, c.l, func(ctx context.Context) (struct{}, error) {
+		_, err := call(ctx, c.l, true, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, stop(context.WithoutCancel(ctx), false)
 		}, nil)
 		if err != nil {
@@ -199,7 +199,7 @@ func (c *contender) watch(ctx context.Context) bool {
 		stop func(context.Context, bool) error
 	}
 	claim := c.claim
-	r, err := call(ctx, c.l.life, c.l, func(ctx context.Context) (watch, error) {
+	r, err := call(ctx, c.l, true, func(ctx context.Context) (watch, error) {
 		wake, stop, err := wt.Watch(ctx, c.key, claim)
 		return watch{wake, stop}, err
 	}, func(r watch, err error) {

@@ -149,6 +149,9 @@ func (h *heart) run() {
 		select {
 		case <-tick:
 		case <-h.kick:
+			h.mu.Lock()
+			h.resting = false // or each of many short leases would have to wake it
+			h.mu.Unlock()
 		case <-h.quit:
 			return
 		}

@@ -39,5 +39,16 @@ func TestSchedulerRests(t *testing.T) {
 		if u := until(); !u.IsZero() {
 			t.Errorf("without leases it is still to look at %v", u)
 		}
+		// A lease that wakes it and is gone when it looks keeps it awake too: else each
+		// of many short ones would have to wake it.
+		if le, err = l.Acquire(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		if err := le.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if until().IsZero() {
+			t.Error("after a short lease it sleeps for good at once")
+		}
 	})
 }

@@ -173,7 +173,7 @@ func (le *Lease) Verify(ctx context.Context) error {
 func (le *Lease) Release(ctx context.Context) error {
 	l := le.l
 	return le.release(func(g backend.Grant) error {
-		_, err := call(context.WithoutCancel(ctx), nil, l, func(ctx context.Context) (struct{}, error) {
+		_, err := call(context.WithoutCancel(ctx), l, false, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, retryUnknown(ctx, func() error { return l.b.Release(ctx, g) })
 		}, nil)
 		return err

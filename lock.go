@@ -98,6 +98,7 @@ type locker struct {
 	end        context.CancelFunc
 	prompt     bool // the backend's calls heed their context
 	punctual   bool // they heed its deadline
+	requests   requests
 	heart      heart
 	background tasks  // calls and clean-ups that outlive their caller
 	unsub      func() // ends the backend's loss notifications
@@ -137,7 +138,7 @@ func (l *locker) Inspect(ctx context.Context, key string) (backend.Record, error
 	if l.isClosed() {
 		return fail(ErrClosed)
 	}
-	rec, err := call(ctx, l.life, l, func(ctx context.Context) (backend.Record, error) {
+	rec, err := call(ctx, l, true, func(ctx context.Context) (backend.Record, error) {
 		return l.b.Inspect(ctx, key)
 	}, nil)
 	switch {
@@ -178,6 +179,7 @@ func (l *locker) Close() error {
 	}
 	l.mu.Unlock()
 	l.end()
+	l.requests.close()
 
 	errs := l.releaseAll(held)
 	l.heart.stop()

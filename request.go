@@ -8,29 +8,24 @@ import (
 )
 
 // request is the context of one call to the backend: its caller's, with a
-// deadline, and ended besides when the Locker is closed. What it takes to end by
-// itself is made when somebody first waits for that: a call on a local disk never
-// does, and package context's timers and trees cost as much as taking a lock there.
+// deadline, and, if it is one of those, ended when the Locker is closed. What it
+// takes to end by itself is made when somebody first waits for that: a call on a
+// local disk never does, and package context's timers and trees cost as much as
+// taking a lock there.
 type request struct {
 	context.Context // the caller's
 	deadline        time.Time
-	life            context.Context // the Locker's, or nil
+	all             *requests
+	heedsClose      bool
 
 	mu       sync.Mutex
-	done     chan struct{} // nil until somebody waits
+	done     chan struct{} // nil until somebody waits for it
 	err      error         // why done is closed, or would be
-	stops    [3]func() bool
+	armed    bool          // it ends by itself
+	unhear   func() bool   // ends the wait for the caller's context
 	children []*func()
-}
 
-// newRequest returns the context of a call that may take d. finish has to be called
-// when the call is over.
-func newRequest(ctx, life context.Context, d time.Duration) *request {
-	r := &request{Context: ctx, deadline: time.Now().Add(d), life: life}
-	if t, ok := ctx.Deadline(); ok && t.Before(r.deadline) {
-		r.deadline = t
-	}
-	return r
+	prev, next *request // in all's list; all.mu guards them
 }
 
 func (r *request) Deadline() (time.Time, bool) { return r.deadline, true }
@@ -44,19 +39,23 @@ func (r *request) Done() <-chan struct{} {
 	r.done = make(chan struct{})
 	if r.err != nil {
 		close(r.done)
-		return r.done
-	}
-	if r.look() != nil {
-		return r.done
-	}
-	r.stops[0] = time.AfterFunc(time.Until(r.deadline), r.end).Stop
-	if r.life != nil {
-		r.stops[1] = context.AfterFunc(r.life, r.end)
-	}
-	if r.Context.Done() != nil {
-		r.stops[2] = context.AfterFunc(r.Context, r.end)
+	} else if r.look() == nil {
+		r.arm()
+		r.look() // the Locker may have been closed in between
 	}
 	return r.done
+}
+
+// arm makes it end by itself. Called with mu held.
+func (r *request) arm() {
+	if r.armed {
+		return
+	}
+	r.armed = true
+	r.all.add(r)
+	if r.Context.Done() != nil {
+		r.unhear = context.AfterFunc(r.Context, r.end)
+	}
 }
 
 // end is called by whatever ends it.
@@ -81,7 +80,7 @@ func (r *request) look() error {
 	switch {
 	case r.Context.Err() != nil:
 		r.err = r.Context.Err()
-	case r.life != nil && r.life.Err() != nil:
+	case r.heedsClose && r.all.closed.Load():
 		r.err = context.Canceled
 	case !time.Now().Before(r.deadline):
 		r.err = context.DeadlineExceeded
@@ -104,17 +103,19 @@ func (r *request) tell() {
 }
 
 // AfterFunc is called by package context for each context that is made of this one,
-// and spares it a goroutine for each.
+// and spares it a goroutine for each. Backends may call it too, which saves them
+// the context that context.AfterFunc makes.
 func (r *request) AfterFunc(f func()) (stop func() bool) {
-	r.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err != nil {
+	if r.look() != nil {
 		go f()
 		return func() bool { return false }
 	}
+	r.arm()
 	child := &f
 	r.children = append(r.children, child)
+	r.look() // the Locker may have been closed in between
 	return func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -134,9 +135,11 @@ func (r *request) finish() {
 		r.err = context.Canceled
 		r.tell()
 	}
-	for _, stop := range r.stops {
-		if stop != nil {
-			stop()
-		}
+	if r.armed {
+		r.armed = false
+		r.all.remove(r)
+	}
+	if r.unhear != nil {
+		r.unhear()
 	}
 }

@@ -37,9 +37,8 @@ func TestRequest(t *testing.T) {
 					}
 					parent, cancel := context.WithCancelCause(parent)
 					defer cancel(nil)
-					life, closeLocker := context.WithCancel(context.Background())
-					defer closeLocker()
-					r := newRequest(parent, life, time.Second)
+					var all requests
+					r := all.make(parent, true, time.Second)
 					defer r.finish()
 					left := time.Second
 					if c.parent > 0 {
@@ -71,7 +70,7 @@ func TestRequest(t *testing.T) {
 					if err := r.Err(); err != nil {
 						t.Errorf("at the start: %v", err)
 					}
-					c.end(cancel, closeLocker, r)
+					c.end(cancel, all.close, r)
 					if !c.instant {
 						time.Sleep(time.Second)
 					}
