@@ -34,7 +34,7 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 	if b.replicas > 0 {
 		reply, acked, err = b.acquireAndWait(ctx, n, args[:])
 	} else {
-		reply, err = acquireScript().Run(ctx, b.client, n.all(), args[:]...).Result()
+		reply, err = b.run(ctx, acquireScript(), n.all(), args[:]...)
 	}
 	if err != nil {
 		return backend.Grant{}, b.attemptError(err)
@@ -82,10 +82,17 @@ func (b *Backend) heldError(key string, reply []any) error {
 // acquireAndWait sends the script and WAIT on one connection, as WAIT asks, in
 // one round trip.
 func (b *Backend) acquireAndWait(ctx context.Context, n names, args []any) (reply any, acked int64, err error) {
-	node, err := b.master(ctx, n.lock)
-	if err != nil {
-		return nil, 0, err
-	}
+	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		node, err := master(ctx, client, n.lock)
+		if err == nil {
+			reply, acked, err = b.sendAndWait(ctx, node, n, args)
+		}
+		return err
+	})
+	return reply, acked, err
+}
+
+func (b *Backend) sendAndWait(ctx context.Context, node redis.UniversalClient, n names, args []any) (reply any, acked int64, err error) {
 	send := func(run func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) (*redis.Cmd, *redis.IntCmd) {
 		p := node.Pipeline()
 		cmd := run(ctx, p, n.all(), args...)
@@ -108,13 +115,13 @@ func (b *Backend) acquireAndWait(ctx context.Context, n names, args []any) (repl
 }
 
 // master returns the client of the server that has name.
-func (b *Backend) master(ctx context.Context, name string) (redis.UniversalClient, error) {
-	if c, ok := b.client.(interface {
+func master(ctx context.Context, client redis.UniversalClient, name string) (redis.UniversalClient, error) {
+	if c, ok := client.(interface {
 		MasterForKey(context.Context, string) (*redis.Client, error)
 	}); ok {
 		return c.MasterForKey(ctx, name)
 	}
-	return b.client, nil
+	return client, nil
 }
 
 // tooFewReplicas gives the lock back, for a copy of it may not survive.

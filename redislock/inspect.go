@@ -19,7 +19,7 @@ func (b *Backend) Inspect(ctx context.Context, key string) (backend.Record, erro
 	if err := b.begin(key); err != nil {
 		return backend.Record{}, err
 	}
-	reply, err := inspectScript().Run(ctx, b.client, b.names(key).all()).Result()
+	reply, err := b.run(ctx, inspectScript(), b.names(key).all())
 	return b.inspected(key, reply, err)
 }
 
@@ -75,14 +75,14 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		}
 		return it.Err()
 	}
-	var err error
-	if c, ok := b.client.(interface {
-		ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
-	}); ok {
-		err = c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return scan(ctx, node) })
-	} else {
-		err = scan(ctx, b.client)
-	}
+	err := b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		if c, ok := client.(interface {
+			ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
+		}); ok {
+			return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return scan(ctx, node) })
+		}
+		return scan(ctx, client)
+	})
 	if err != nil {
 		return nil, b.verbError(err)
 	}
@@ -98,7 +98,7 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		for i, key := range chunk {
 			calls[i] = call{keys: b.names(key).all()}
 		}
-		for i, cmd := range pipeline(ctx, b.client, inspectScript(), calls) {
+		for i, cmd := range b.pipeline(ctx, inspectScript(), calls) {
 			reply, err := cmd.Result()
 			r, err := b.inspected(chunk[i], reply, err)
 			if err != nil {

@@ -45,7 +45,7 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 		return nil, err
 	}
 	cluster = cluster || len(hosts) > 1 && !rest.Has("master_name")
-	client, err := newClient(u, hosts, rest, cluster)
+	client, lanes, err := newClient(u, hosts, rest, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,7 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 		return nil, errors.Join(err, client.Close())
 	}
 	b.own = true
+	b.lanes = lanes
 	if name := rest.Get("master_name"); name != "" {
 		b.where = fmt.Sprintf("%s (found by the sentinels at %s)", name, u.Host)
 	}
@@ -66,8 +67,10 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 
 // newClient leaves to the library what it can parse. Its retries are off unless
 // the URL asks for them: the engine retries, and it knows what an attempt of
-// unknown outcome means.
-func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis.UniversalClient, error) {
+// unknown outcome means. Where there is one server whose address does not change,
+// the locks' own requests go by lanes, and the client has what remains: the
+// subscription, and looking after waiters.
+func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis.UniversalClient, *lanes, error) {
 	v := *u
 	v.Host = hosts[0]
 	for _, h := range hosts[1:] {
@@ -82,24 +85,24 @@ func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis
 		v.RawQuery = rest.Encode()
 		o, err := redis.ParseFailoverURL(v.String())
 		if err != nil {
-			return nil, safe(err)
+			return nil, nil, safe(err)
 		}
 		o.ContextTimeoutEnabled, o.DialerRetries = true, max(o.DialerRetries, 1)
 		if !retries {
 			o.MaxRetries = -1
 		}
-		return redis.NewFailoverClient(o), nil
+		return redis.NewFailoverClient(o), nil, nil
 	case cluster:
 		v.RawQuery = rest.Encode()
 		o, err := redis.ParseClusterURL(v.String())
 		if err != nil {
-			return nil, safe(err)
+			return nil, nil, safe(err)
 		}
 		o.ContextTimeoutEnabled, o.DialerRetries = true, max(o.DialerRetries, 1)
 		if o.TLSConfig != nil {
 			o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
 		}
-		return redis.NewClusterClient(o), nil
+		return redis.NewClusterClient(o), nil, nil
 	}
 	if u.Scheme == "redis+unix" {
 		v.Scheme = "unix"
@@ -107,16 +110,17 @@ func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis
 	v.RawQuery = rest.Encode()
 	o, err := redis.ParseURL(v.String())
 	if err != nil {
-		return nil, safe(err)
+		return nil, nil, safe(err)
 	}
 	o.ContextTimeoutEnabled, o.DialerRetries = true, 1
 	if !retries {
 		o.MaxRetries = -1
 	}
+	lanes := newLanes(*o)
 	if o.TLSConfig != nil {
 		o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
 	}
-	return redis.NewClient(o), nil
+	return redis.NewClient(o), lanes, nil
 }
 
 var errHandshake = errors.New("TLS handshake")
@@ -127,9 +131,7 @@ func tlsDialer(timeout time.Duration, config *tls.Config) func(context.Context, 
 	if timeout <= 0 {
 		timeout = dialTimeout
 	}
-	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3,
-	}}
+	d := newDialer(timeout)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
@@ -137,13 +139,23 @@ func tlsDialer(timeout time.Duration, config *tls.Config) func(context.Context, 
 		if err != nil {
 			return nil, err
 		}
-		tc := tls.Client(conn, config)
-		if err := tc.HandshakeContext(ctx); err != nil {
-			_ = conn.Close() // a failed handshake has closed it, as a rule
-			return nil, fmt.Errorf("%w: %w", errHandshake, err)
-		}
-		return tc, nil
+		return handshake(ctx, conn, config)
 	}
+}
+
+func newDialer(timeout time.Duration) *net.Dialer {
+	return &net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3,
+	}}
+}
+
+func handshake(ctx context.Context, conn net.Conn, config *tls.Config) (net.Conn, error) {
+	tc := tls.Client(conn, config)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // a failed handshake has closed it, as a rule
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	return tc, nil
 }
 
 // safe keeps a URL, which may have a password in it, out of an error.

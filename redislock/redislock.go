@@ -77,6 +77,7 @@ type Backend struct {
 	holder   atomic.Pointer[encodedHolder]
 	terms    atomic.Pointer[encodedTerms]
 	hub      *hub
+	lanes    *lanes // nil: client does it all
 	closed   atomic.Bool
 	warnings []string
 }
@@ -90,6 +91,7 @@ var (
 	_ backend.LossNotifier = (*Backend)(nil)
 	_ backend.TokenRaiser  = (*Backend)(nil)
 	_ backend.Warner       = (*Backend)(nil)
+	_ backend.Prompt       = (*Backend)(nil)
 	_ backend.Punctual     = (*Backend)(nil)
 )
 
@@ -183,6 +185,10 @@ func (o *Options) check() error {
 // before it reads or writes, and not again until that is done.
 func (b *Backend) Punctual() bool { return b.punctual }
 
+// Prompt implements backend.Prompt: calls end with their context where the backend
+// was opened from the URL of one server, and made its connections itself (lane.go).
+func (b *Backend) Prompt() bool { return b.lanes != nil }
+
 // Warnings tells what is wrong with the client, if anything.
 func (b *Backend) Warnings() []string { return b.warnings }
 
@@ -193,6 +199,9 @@ func (b *Backend) Close() error {
 		return backend.ErrClosed
 	}
 	b.hub.close()
+	if b.lanes != nil {
+		b.lanes.close()
+	}
 	if b.own {
 		return b.client.Close()
 	}

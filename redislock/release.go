@@ -18,7 +18,7 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	if g.Token != 0 {
 		begins = strconv.FormatUint(g.Token, 10) + " " + g.ID + " " + millis(g.TTL) + " " + b.memoryText + " 0 "
 	}
-	reply, err := releaseScript().Run(ctx, b.client, b.names(g.Key).all(), g.ID, b.manners, begins, b.memoryText).Result()
+	reply, err := b.run(ctx, releaseScript(), b.names(g.Key).all(), g.ID, b.manners, begins, b.memoryText)
 	if err != nil {
 		return b.verbError(err)
 	}
@@ -37,8 +37,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 	if err := b.begin(key); err != nil {
 		return err
 	}
-	reply, err := breakScript().Run(ctx, b.client, b.names(key).all(),
-		strconv.FormatUint(token, 10), b.manners).Result()
+	reply, err := b.run(ctx, breakScript(), b.names(key).all(), strconv.FormatUint(token, 10), b.manners)
 	if err != nil {
 		return b.verbError(err)
 	}
@@ -59,6 +58,6 @@ func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) erro
 	if err := b.begin(key); err != nil {
 		return err
 	}
-	err := raiseScript().Run(ctx, b.client, b.names(key).all(), strconv.FormatUint(floor, 10), b.memoryText).Err()
+	_, err := b.run(ctx, raiseScript(), b.names(key).all(), strconv.FormatUint(floor, 10), b.memoryText)
 	return b.verbError(err)
 }

@@ -13,7 +13,7 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 	if err := b.begin(g.Key); err != nil {
 		return backend.Grant{}, err
 	}
-	reply, err := renewScript().Run(ctx, b.client, []string{b.lockName(g.Key)}, millis(g.TTL), g.ID).Result()
+	reply, err := b.run(ctx, renewScript(), []string{b.lockName(g.Key)}, millis(g.TTL), g.ID)
 	r := renewal(g, 0, reply, b.verbError(err))
 	return r.Grant, r.Err
 }
@@ -54,7 +54,7 @@ func (b *Backend) RenewAll(ctx context.Context, gs []backend.Grant) []backend.Re
 	if len(calls) == 0 {
 		return out
 	}
-	for c, cmd := range pipeline(ctx, b.client, renewScript(), calls) {
+	for c, cmd := range b.pipeline(ctx, renewScript(), calls) {
 		reply, err := cmd.Result()
 		err = b.verbError(err)
 		for k, i := range which[c] {

@@ -68,6 +68,42 @@ func lazily(parts ...*string) func() *redis.Script {
 	})
 }
 
+// run executes script, in one round trip unless the server does not know it yet.
+func (b *Backend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (reply any, err error) {
+	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) (err error) {
+		reply, err = script.Run(ctx, client, keys, args...).Result()
+		return err
+	})
+	return reply, err
+}
+
+// do has f talk to the server.
+func (b *Backend) do(ctx context.Context, f func(context.Context, redis.UniversalClient) error) error {
+	if b.lanes == nil {
+		return f(ctx, b.client)
+	}
+	return b.lanes.do(ctx, f)
+}
+
+// pipeline is the function of that name, but the answers are errors if it cannot be
+// sent.
+func (b *Backend) pipeline(ctx context.Context, script *redis.Script, calls []call) (cmds []*redis.Cmd) {
+	err := b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		cmds = pipeline(ctx, client, script, calls)
+		return nil
+	})
+	for _, cmd := range cmds {
+		cmd.SetErr(ended(ctx, cmd.Err()))
+	}
+	if err != nil {
+		cmds = make([]*redis.Cmd, len(calls))
+		for i := range cmds {
+			cmds[i] = redis.NewCmdResult(nil, err)
+		}
+	}
+	return cmds
+}
+
 // call is one execution of a script.
 type call struct {
 	keys []string

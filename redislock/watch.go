@@ -45,7 +45,7 @@ func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-cha
 	// Registered first, so that its turn finds it even if it comes at once.
 	b.hub.add(w)
 	call := b.waitCall(key, []*waiter{w})
-	reply, err := waitScript().Run(ctx, b.client, call.keys, call.args...).Result()
+	reply, err := b.run(ctx, waitScript(), call.keys, call.args...)
 	if err != nil {
 		b.hub.remove(w)
 		return nil, nil, b.verbError(err)
@@ -64,7 +64,8 @@ func (b *Backend) leave(ctx context.Context, w *waiter, granted bool) error {
 		return backend.ErrClosed
 	}
 	call := b.leaveCall(w.id, b.names(w.key))
-	return b.verbError(leaveScript().Run(ctx, b.client, call.keys, call.args...).Err())
+	_, err := b.run(ctx, leaveScript(), call.keys, call.args...)
+	return b.verbError(err)
 }
 
 func (b *Backend) leaveCall(id string, n names) call {

@@ -1,0 +1,51 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func TestLanesAreLimited(t *testing.T) {
+	ls := newLanes(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1})
+	defer ls.close()
+	busy, over := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- ls.do(context.Background(), func(context.Context, redis.UniversalClient) error {
+			close(busy)
+			<-over
+			return nil
+		})
+	}()
+	<-busy
+	if ls.crowd() {
+		t.Error("one call is a crowd")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	err := ls.do(ctx, func(context.Context, redis.UniversalClient) error {
+		t.Error("it was let through")
+		return nil
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "pool_size") {
+		t.Errorf("no connection is free: %v", err)
+	}
+	close(over)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	var first, second redis.UniversalClient
+	for _, c := range []*redis.UniversalClient{&first, &second} {
+		if err := ls.do(context.Background(), func(_ context.Context, client redis.UniversalClient) error { *c = client; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first != second {
+		t.Error("the second call does not use the connection of the first")
+	}
+}
