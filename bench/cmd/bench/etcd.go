@@ -42,6 +42,7 @@ func (l *lab) startEtcd(ctx context.Context) error {
 		return fmt.Errorf("start etcd: %w", err)
 	}
 	l.etcd = "http://" + client
+	l.servers[l.etcd] = p.cmd.Process
 	return nil
 }
 

@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,11 +26,13 @@ type lab struct {
 	redis string // address
 	etcd  string // endpoint
 	stops []func() error
+
+	servers map[string]*os.Process // by address
 }
 
 // openLab starts the servers.
 func openLab(ctx context.Context, c config) (_ *lab, err error) {
-	l := &lab{config: c}
+	l := &lab{config: c, servers: map[string]*os.Process{}}
 	defer func() {
 		if err != nil {
 			_ = l.close() // err says more
@@ -56,6 +60,29 @@ func (l *lab) close() error {
 		}
 	}
 	return first
+}
+
+// alone stops the servers that are not at addr until resume is called: an idle one
+// works too, and with two processors it does so at the cost of who is measured.
+func (l *lab) alone(addr string) (resume func() error, err error) {
+	var stopped []*os.Process
+	resume = func() error {
+		var errs []error
+		for _, p := range stopped {
+			errs = append(errs, p.Signal(syscall.SIGCONT))
+		}
+		return errors.Join(errs...)
+	}
+	for at, p := range l.servers {
+		if at == addr {
+			continue
+		}
+		if err := p.Signal(syscall.SIGSTOP); err != nil {
+			return nil, errors.Join(err, resume())
+		}
+		stopped = append(stopped, p)
+	}
+	return resume, nil
 }
 
 // folder makes a folder below parent that is removed at the end.
@@ -106,7 +133,7 @@ func (l *lab) startRedis(ctx context.Context) error {
 	defer client.Close()
 	for deadline := time.Now().Add(readyTimeout); ; time.Sleep(20 * time.Millisecond) {
 		if err = client.Ping(ctx).Err(); err == nil {
-			l.redis = addr
+			l.redis, l.servers[addr] = addr, cmd.Process
 			return nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -229,12 +230,11 @@ func (unclosedDir) Close() error   { return nil }
 func openBackend(kind, addr string) (_ backend.Backend, stop func() error, err error) {
 	switch kind {
 	case haspRedis:
-		c := newRedis(addr)
-		b, err := redislock.New(c, nil)
+		b, err := redislock.Open(context.Background(), &url.URL{Scheme: "redis", Host: addr})
 		if err != nil {
-			return nil, nil, errors.Join(err, c.Close())
+			return nil, nil, err
 		}
-		return b, func() error { return errors.Join(b.Close(), c.Close()) }, nil
+		return b, b.Close, nil
 	case haspEtcd:
 		c, err := newEtcd(addr)
 		if err != nil {

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"time"
 
@@ -35,8 +37,12 @@ func uncontended(ctx context.Context, l *lab, r *report) error {
 		places[3].title, places[3].addr = "directory on "+fileSystem(memory), memory
 	}
 	for _, pl := range places {
-		g, err := race(ctx, pl.addr, pl.kinds, l.batches, pl.ops)
+		resume, err := l.alone(pl.addr)
 		if err != nil {
+			return fmt.Errorf("%s: %w", pl.title, err)
+		}
+		g, err := race(ctx, pl.addr, pl.kinds, l.batches, pl.ops)
+		if err := errors.Join(err, resume()); err != nil {
 			return fmt.Errorf("%s: %w", pl.title, err)
 		}
 		g.title = pl.title
@@ -66,7 +72,7 @@ func (g group) of(kind string) sample {
 	return nil
 }
 
-// race has the contestants take turns, batch by batch, each time in another order.
+// race has the contestants take turns, batch by batch.
 func race(ctx context.Context, addr string, kinds []string, batches, ops int) (_ group, err error) {
 	g := group{kinds: kinds, samples: make([]sample, len(kinds))}
 	rounds := make([]func(context.Context) error, len(kinds))
@@ -102,11 +108,11 @@ func race(ctx context.Context, addr string, kinds []string, batches, ops int) (_
 	return g, g.run(ctx, rounds, batches)
 }
 
-// run has them take turns.
+// run has them take turns, in an order that is drawn for each round: a contestant
+// finds the caches, and the server's too, as the one before it left them.
 func (g *group) run(ctx context.Context, rounds []func(context.Context) error, batches int) error {
 	for batch := -1; batch < batches; batch++ { // the first one warms up
-		for n := range g.kinds {
-			i := (n + batch + 1) % len(g.kinds)
+		for _, i := range rand.Perm(len(g.kinds)) {
 			start := time.Now()
 			for range g.ops {
 				if err := rounds[i](ctx); err != nil {
