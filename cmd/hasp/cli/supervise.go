@@ -34,6 +34,7 @@ type supervisor struct {
 	kill      <-chan time.Time // when it is killed; nil before it was asked
 	killed    bool
 	halted    bool // the command is stopped, for all that is known
+	told      bool // it was sent a signal to end
 	unguarded bool // and the user was told
 	giveUp    <-chan time.Time
 	poll      <-chan time.Time // when to look again for those who are left
@@ -80,12 +81,7 @@ func (s *supervisor) run() outcome {
 			s.out.how = "some of its processes do not end even when killed"
 			s.done = true
 		case sig := <-s.job.Stopped():
-			s.halted = true
-			if s.job.Yield(sig) {
-				s.onContinue()
-				s.job.Resume()
-				s.halted = false
-			}
+			s.onHalt(sig)
 		case sig := <-s.signals:
 			s.forward(sig)
 		}
@@ -132,6 +128,21 @@ func (s *supervisor) onTerm() {
 func (s *supervisor) onLost() {
 	if err := s.lease.Err(); err != nil {
 		s.stop(err)
+	}
+}
+
+// onHalt is called when the command was stopped by sig.
+func (s *supervisor) onHalt(sig syscall.Signal) {
+	s.halted = true
+	switch {
+	case s.job.Yield(sig):
+		s.onContinue()
+		s.job.Resume()
+		s.halted = false
+	case s.told && job.FromTerminal(sig):
+		// The signal to end may have come first, and it has not heard of it.
+		s.job.Continue()
+		s.halted = false
 	}
 }
 
@@ -224,10 +235,13 @@ func (s *supervisor) forward(sig os.Signal) {
 			s.warn(fmt.Errorf("signal %v could not be passed on to the command: %w", sig, err))
 		}
 	}
-	if s.halted && isTerminating(sig) {
-		// It would not hear of it: its terminal may be gone, and nobody there who
-		// could continue it.
-		s.halted = false
-		s.job.Continue()
+	if isTerminating(sig) {
+		s.told = true
+		if s.halted {
+			// It would not hear of it: its terminal may be gone, and nobody there who
+			// could continue it.
+			s.halted = false
+			s.job.Continue()
+		}
 	}
 }

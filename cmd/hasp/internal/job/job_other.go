@@ -37,5 +37,8 @@ func (j *Job) Close()                         {}
 func (j *Job) Continue()                      {}
 func (j *Job) Resume()                        {}
 
+// FromTerminal is for systems whose terminals stop commands.
+func FromTerminal(syscall.Signal) bool { return false }
+
 // Yield does nothing on this system.
 func (j *Job) Yield(syscall.Signal) (resume bool) { return false }

@@ -48,6 +48,8 @@ func (t *terminal) close() {
 
 func (t *terminal) fd() int { return int(t.f.Fd()) }
 
+// foreground returns the group that has the terminal now; below 0 if the terminal
+// has gone.
 func (t *terminal) foreground() (pgid int) {
 	pgid, err := unix.IoctlGetInt(t.fd(), unix.TIOCGPGRP)
 	if err != nil {
@@ -91,10 +93,16 @@ func (t *terminal) takeBack(pgid int) {
 	}
 }
 
+// FromTerminal tells whether sig is one by which a terminal stops commands.
+func FromTerminal(sig syscall.Signal) bool {
+	return sig == unix.SIGTSTP || sig == unix.SIGTTIN || sig == unix.SIGTTOU
+}
+
 // Yield deals with a command that the terminal has stopped (Stopped told of sig):
 // it gets the terminal if it wants to read and this process may give it;
 // otherwise this process stops too, so that its shell learns of it, and Yield
-// returns when it is continued. Resume has to follow then, which it says.
+// returns when it is continued. Resume has to follow then, which it says, and also
+// if the terminal has gone.
 func (j *Job) Yield(sig syscall.Signal) (resume bool) {
 	t := j.tty
 	if t == nil {
@@ -115,6 +123,11 @@ func (j *Job) Yield(sig syscall.Signal) (resume bool) {
 	// Whether it stops or not, this process has to hear of Ctrl-C and of the
 	// terminal's end: the command cannot.
 	t.takeBack(j.pgid)
+	if t.foreground() < 0 {
+		// It went before it was taken back, and told the command's group alone, which
+		// hears nothing until it is continued.
+		return true
+	}
 	if orphaned() {
 		return false
 	}
