@@ -28,7 +28,11 @@
 // password are options. IPv6 addresses beyond the first are given as addr=.
 //
 // For certificates of your own, credentials that change, or a client that you have
-// anyway, make the client and hand it to [New].
+// anyway, make the client and hand it to [New]. Opened from the URL of one server, a
+// Backend makes its connections itself, as many as pool_size at most, and a call
+// ends when its context is cancelled, whatever the server does. Through a client, and
+// in a cluster or behind sentinels, only the deadline is heeded: the engine leaves
+// such a call behind in a goroutine, which costs more where processors are few.
 //
 // # What a user (ACL) needs
 //
