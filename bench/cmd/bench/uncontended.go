@@ -105,7 +105,12 @@ func race(ctx context.Context, addr string, kinds []string, batches, ops int) (_
 		}
 	}
 	g.ops = ops
-	return g, g.run(ctx, rounds, batches)
+	// The context that a program waits with can be cancelled and has no deadline, as
+	// a rule. That of this run has one, which some contestants would make use of.
+	plain, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	return g, g.run(plain, rounds, batches)
 }
 
 // run has them take turns, in an order that is drawn for each round: a contestant
