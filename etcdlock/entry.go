@@ -53,14 +53,14 @@ type grantState struct {
 }
 
 // ident is what entries are looked up by.
-func ident(key, id string) string { return key + separator + id }
+type ident struct{ key, id string }
 
-func (e *entry) ident() string { return ident(e.key, e.id) }
+func (e *entry) ident() ident { return ident{e.key, e.id} }
 
 func (b *Backend) tracked(key, id string) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.entries[ident(key, id)]
+	return b.entries[ident{key, id}]
 }
 
 // track starts to remember an entry, before it is put under the fence returned.

@@ -45,7 +45,7 @@ type Backend struct {
 	leases   map[*lease]*slot   // those that are current or have entries
 	orphans  []clientv3.LeaseID // leases whose making was not answered
 	places   places
-	entries  map[string]*entry // by ident
+	entries  map[ident]*entry
 	byName   map[string]*entry
 	released released
 	loss     lossWatch
@@ -80,7 +80,7 @@ func New(client *clientv3.Client, opts *Options) *Backend {
 		names:    names{prefix: prefix},
 		slots:    map[int64]*slot{},
 		leases:   map[*lease]*slot{},
-		entries:  map[string]*entry{},
+		entries:  map[ident]*entry{},
 		ownBases: map[string]base{},
 		byName:   map[string]*entry{},
 	}

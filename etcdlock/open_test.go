@@ -140,12 +140,12 @@ func TestBase(t *testing.T) {
 func TestReleasedIsBounded(t *testing.T) {
 	var r released
 	for i := range 3 * releasedSize {
-		r.add(strings.Repeat("x", 1+i))
+		r.add(ident{"k", strings.Repeat("x", 1+i)})
 	}
-	if len(r.names) != releasedSize || len(r.ring) != releasedSize {
-		t.Errorf("%d and %d are remembered", len(r.names), len(r.ring))
+	if len(r.idents) != releasedSize || len(r.ring) != releasedSize {
+		t.Errorf("%d and %d are remembered", len(r.idents), len(r.ring))
 	}
-	if r.has("x") || !r.has(strings.Repeat("x", 3*releasedSize)) {
+	if r.has(ident{"k", "x"}) || !r.has(ident{"k", strings.Repeat("x", 3*releasedSize)}) {
 		t.Error("the last ones are not those remembered")
 	}
 }

@@ -190,7 +190,7 @@ func (w *waiter) search(ctx context.Context) (before preceding, err error) {
 	var name string
 	var rev int64
 	b.mu.Lock()
-	if e := b.entries[ident(w.key, w.id)]; e != nil {
+	if e := b.entries[ident{w.key, w.id}]; e != nil {
 		name, rev = e.name, e.rev
 		if found := e.ahead; found != nil {
 			e.ahead = nil
@@ -270,7 +270,7 @@ func (w *waiter) stop(ctx context.Context, granted bool) error {
 	<-w.done
 	b := w.b
 	b.mu.Lock()
-	e := b.entries[ident(w.key, w.id)]
+	e := b.entries[ident{w.key, w.id}]
 	if e == nil {
 		b.mu.Unlock()
 		return nil

@@ -19,7 +19,7 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 		return err
 	}
 	b.mu.Lock()
-	e := b.entries[ident(g.Key, g.ID)]
+	e := b.entries[ident{g.Key, g.ID}]
 	var leaving, ours bool
 	if e != nil {
 		leaving = e.leaving
@@ -52,9 +52,9 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	b.mu.Lock()
 	// An earlier Release may have done it, and its answer was lost.
 	freed = freed || leaving
-	known := b.released.has(ident(g.Key, g.ID))
+	known := b.released.has(ident{g.Key, g.ID})
 	if freed {
-		b.released.add(ident(g.Key, g.ID))
+		b.released.add(ident{g.Key, g.ID})
 	}
 	if e != nil {
 		b.forgetLocked(e)
@@ -161,31 +161,31 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 // released remembers the claims that this backend freed last, so that a Release
 // which is repeated because its answer was lost is no error.
 type released struct {
-	names map[string]struct{}
-	ring  []string
-	next  int
+	idents map[ident]struct{}
+	ring   []ident
+	next   int
 }
 
 const releasedSize = 1024
 
-func (r *released) add(name string) {
-	if r.names == nil {
-		r.names = map[string]struct{}{}
+func (r *released) add(x ident) {
+	if r.idents == nil {
+		r.idents = map[ident]struct{}{}
 	}
-	if _, ok := r.names[name]; ok {
+	if _, ok := r.idents[x]; ok {
 		return
 	}
 	if len(r.ring) < releasedSize {
-		r.ring = append(r.ring, name)
+		r.ring = append(r.ring, x)
 	} else {
-		delete(r.names, r.ring[r.next])
-		r.ring[r.next] = name
+		delete(r.idents, r.ring[r.next])
+		r.ring[r.next] = x
 		r.next = (r.next + 1) % releasedSize
 	}
-	r.names[name] = struct{}{}
+	r.idents[x] = struct{}{}
 }
 
-func (r *released) has(name string) bool {
-	_, ok := r.names[name]
+func (r *released) has(x ident) bool {
+	_, ok := r.idents[x]
 	return ok
 }

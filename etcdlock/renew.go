@@ -182,8 +182,8 @@ func (b *Backend) allExist(ctx context.Context, rs []renewal) (bool, error) {
 // this one: only its own may be kept alive.
 func (b *Backend) entryOf(ctx context.Context, g backend.Grant) (*entry, error) {
 	b.mu.Lock()
-	e := b.entries[ident(g.Key, g.ID)]
-	gone := b.released.has(ident(g.Key, g.ID))
+	e := b.entries[ident{g.Key, g.ID}]
+	gone := e == nil && b.released.has(ident{g.Key, g.ID})
 	b.mu.Unlock()
 	switch {
 	case e != nil && e.state == held:
