@@ -29,9 +29,9 @@ func newConn(c net.Conn, crowd func() bool) *conn {
 
 func (c *conn) Read(p []byte) (n int, err error) {
 	if c.eager != nil {
-		n = c.eager.read(p)
+		n, err = c.eager.read(p)
 	}
-	if n == 0 {
+	if n == 0 && err == nil {
 		if err := c.arm(c.Conn.SetReadDeadline, &c.readBy); err != nil {
 			return 0, err
 		}
@@ -46,8 +46,8 @@ func (c *conn) Read(p []byte) (n int, err error) {
 
 func (c *conn) Write(p []byte) (n int, err error) {
 	if c.eager != nil {
-		if n = c.eager.write(p); n == len(p) {
-			return n, nil
+		if n, err = c.eager.write(p); n == len(p) || err != nil {
+			return n, err
 		}
 	}
 	if err := c.arm(c.Conn.SetWriteDeadline, &c.writeBy); err != nil {
@@ -97,12 +97,21 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// interrupt ends what is being read or written, and what would be until resume.
+// interrupt ends what is being read or written, and what would be until resume. If
+// the connection is closed then, what has not been sent is not sent any more: a
+// request that nobody waits for should not arrive after the one that takes it back.
 func (c *conn) interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.interrupted = true
 	_ = c.Conn.SetDeadline(time.Unix(1, 0)) // fails if it is closed, and so ended
+	c.linger(0)
+}
+
+func (c *conn) linger(seconds int) {
+	if t, ok := c.Conn.(*net.TCPConn); ok {
+		_ = t.SetLinger(seconds) // the same
+	}
 }
 
 func (c *conn) resume() {
@@ -110,6 +119,7 @@ func (c *conn) resume() {
 	defer c.mu.Unlock()
 	c.interrupted = false
 	_ = c.Conn.SetDeadline(time.Time{})
+	c.linger(-1) // the default
 }
 
 // freshFor is how long after an answer a connection is taken to be whole.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,7 +38,6 @@ func nobody() bool { return false }
 func TestConnDeadlines(t *testing.T) {
 	c, other := pair(t, nobody)
 	buf := make([]byte, 8)
-	start := time.Now()
 	for range 3 {
 		if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
 			t.Fatal(err)
@@ -53,13 +53,7 @@ func TestConnDeadlines(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.eager != nil {
-			c.eager.rest, c.eager.many = 0, false
-			for n := 0; n < 6; {
-				m := c.eager.read(buf[n:6]) // looks only
-				if n += m; m == 0 && time.Since(start) > time.Minute {
-					t.Fatal("what has come is not there to be read at once")
-				}
-			}
+			readAtOnce(t, c.eager, buf[:6])
 			continue
 		}
 		if n, err := c.Read(buf); err != nil || string(buf[:n]) != "answer" {
@@ -164,5 +158,42 @@ func TestConnectIsInterrupted(t *testing.T) {
 	err = ls.do(ctx, func(ctx context.Context, c redis.UniversalClient) error { return c.Ping(ctx).Err() })
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ping: %v, want context.DeadlineExceeded", err)
+	}
+}
+
+// An error of the system's is told as it is.
+func TestConnReset(t *testing.T) {
+	c, other := pair(t, nobody)
+	if err := other.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read from a connection that was reset: %v", err)
+	}
+}
+
+// What a call that was interrupted has not sent is not sent when its connection is
+// closed.
+func TestInterruptedCallIsNotSent(t *testing.T) {
+	c, other := pair(t, nobody)
+	if err := c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := c.Write(make([]byte, 64<<20)) // as much as fits into all buffers
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("wrote %d bytes, %v", sent, err)
+	}
+	c.interrupt()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, other); n >= int64(sent) || err == nil {
+		t.Errorf("%d of %d bytes arrived, %v, want less and the connection reset", n, sent, err)
 	}
 }

@@ -29,10 +29,12 @@
 //
 // For certificates of your own, credentials that change, or a client that you have
 // anyway, make the client and hand it to [New]. Opened from the URL of one server, a
-// Backend makes its connections itself, as many as pool_size at most, and a call
-// ends when its context is cancelled, whatever the server does. Through a client, and
-// in a cluster or behind sentinels, only the deadline is heeded: the engine leaves
-// such a call behind in a goroutine, which costs more where processors are few.
+// Backend makes its connections itself, as many as pool_size (or max_active_conns) at
+// most besides those of the subscription, and a call waits for one of them, and for
+// its answer, until its context is cancelled, whatever the server does. Through a
+// client, with max_retries, in a cluster or behind sentinels, only the deadline is
+// heeded: the engine leaves such a call behind in a goroutine, which costs more where
+// processors are few.
 //
 // # What a user (ACL) needs
 //

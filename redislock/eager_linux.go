@@ -2,12 +2,14 @@ package redislock
 
 import (
 	"net"
+	"os"
 	"runtime"
 	"syscall"
 	"time"
 )
 
-// awake is how long an answer is waited for without going to sleep. Going to sleep
+// awake is about how long an answer is waited for without going to sleep, more if
+// others want the processor. Going to sleep
 // and being woken takes longer than a server on the same machine needs to answer.
 const awake = 100 * time.Microsecond
 
@@ -21,12 +23,14 @@ const maxRest = 1023
 // one in a thousand.
 type eager struct {
 	raw        syscall.RawConn
+	network    string
 	crowd      func() bool
 	many       bool // processors
 	rest, next int  // answers not to wait for, now and after the next failure
 
 	p           []byte
 	n           int
+	errno       error
 	wait        bool
 	look, offer func(fd uintptr) bool // made once
 }
@@ -40,61 +44,74 @@ func newEager(c net.Conn, crowd func() bool) *eager {
 	if err != nil {
 		return nil
 	}
-	e := &eager{raw: raw, crowd: crowd, many: min(runtime.GOMAXPROCS(0), runtime.NumCPU()) > 1}
+	e := &eager{raw: raw, network: c.RemoteAddr().Network(), crowd: crowd, many: min(runtime.GOMAXPROCS(0), runtime.NumCPU()) > 1}
 	e.look, e.offer = e.tryRead, e.tryWrite
 	return e
 }
 
-// read returns 0 if there is nothing yet, or the connection has an error that the
-// next reader will meet too.
-func (e *eager) read(p []byte) int {
+// read returns nothing, and no error, if there is nothing yet, at the end, and on a
+// connection that is interrupted or closed here.
+func (e *eager) read(p []byte) (int, error) {
 	if e.rest > 0 {
 		e.rest--
-		return 0
+		return 0, nil
 	}
-	e.p, e.n, e.wait = p, 0, e.many && !e.crowd()
-	_ = e.raw.Read(e.look) // the next reader meets the error too
-	e.p = nil
+	e.wait = e.many && !e.crowd()
+	n, err := e.try("read", e.raw.Read, e.look, p)
 	switch {
-	case e.n > 0:
+	case n > 0:
 		e.next = 0
 	case e.wait:
 		e.next = min(2*e.next+1, maxRest)
 		e.rest = e.next
 	}
-	return e.n
+	return n, err
+}
+
+// write returns how much the connection took at once.
+func (e *eager) write(p []byte) (int, error) {
+	return e.try("write", e.raw.Write, e.offer, p)
+}
+
+// try has f read or write p. An error of the system's is told once only, so it must
+// not be left for the next who tries.
+func (e *eager) try(op string, with func(func(uintptr) bool) error, f func(uintptr) bool, p []byte) (int, error) {
+	e.p, e.n, e.errno = p, 0, nil
+	if with(f) != nil {
+		return 0, nil
+	}
+	e.p = nil
+	if e.errno != nil {
+		return max(e.n, 0), &net.OpError{Op: op, Net: e.network, Err: os.NewSyscallError(op, e.errno)}
+	}
+	return max(e.n, 0), nil
 }
 
 func (e *eager) tryRead(fd uintptr) bool {
 	for start := time.Now(); ; {
-		for range 4 {
-			n, err := syscall.Read(int(fd), e.p)
-			if err != syscall.EAGAIN {
-				e.n = max(n, 0)
-				return true
-			}
-			if !e.wait {
-				return true
-			}
-			// The server may be waiting for this very processor.
-			_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-		}
-		if time.Since(start) > awake {
+		n, err := syscall.Read(int(fd), e.p)
+		switch err {
+		case nil:
+			e.n = n
+			return true
+		case syscall.EAGAIN, syscall.EINTR:
+		default:
+			e.errno = err
 			return true
 		}
+		if !e.wait || time.Since(start) > awake {
+			return true
+		}
+		// The server may be waiting for this very processor.
+		_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 }
 
-// write returns how much the connection took at once.
-func (e *eager) write(p []byte) int {
-	e.p, e.n = p, 0
-	_ = e.raw.Write(e.offer) // the next writer meets the error too
-	e.p = nil
-	return e.n
-}
-
 func (e *eager) tryWrite(fd uintptr) bool {
-	n, _ := syscall.Write(int(fd), e.p) // the next writer meets the error too
-	e.n = max(n, 0)
+	n, err := syscall.Write(int(fd), e.p)
+	e.n = n
+	if err != nil && err != syscall.EAGAIN && err != syscall.EINTR {
+		e.errno = err
+	}
 	return true
 }

@@ -51,11 +51,11 @@ func TestEagerGivesUp(t *testing.T) {
 	e.many = true
 	var buf [8]byte
 	for _, rest := range []int{1, 3, 7, 15} {
-		if n := e.read(buf[:]); n != 0 || e.rest != rest {
+		if n, _ := e.read(buf[:]); n != 0 || e.rest != rest {
 			t.Fatalf("nothing to read: %d bytes, and %d to be waited for asleep, want %d", n, e.rest, rest)
 		}
 		for range rest {
-			if n := e.read(buf[:]); n != 0 {
+			if n, _ := e.read(buf[:]); n != 0 {
 				t.Fatalf("read %d bytes", n)
 			}
 		}
@@ -63,7 +63,7 @@ func TestEagerGivesUp(t *testing.T) {
 	if _, err := other.Write([]byte("now")); err != nil {
 		t.Fatal(err)
 	}
-	for e.read(buf[:]) == 0 {
+	for n := 0; n == 0; n, _ = e.read(buf[:]) {
 		e.rest = 0
 	}
 	if string(buf[:3]) != "now" || e.next != 0 {
@@ -72,7 +72,7 @@ func TestEagerGivesUp(t *testing.T) {
 	crowded = true
 	start := time.Now()
 	for range 100 {
-		if n := e.read(buf[:]); n != 0 || e.rest != 0 {
+		if n, _ := e.read(buf[:]); n != 0 || e.rest != 0 {
 			t.Fatalf("in a crowd: read %d bytes, rest %d", n, e.rest)
 		}
 	}
@@ -83,5 +83,18 @@ func TestEagerGivesUp(t *testing.T) {
 	crowded = false
 	if e.read(buf[:]); e.rest != maxRest {
 		t.Errorf("%d are waited for asleep, want %d at most", e.rest, maxRest)
+	}
+}
+
+// readAtOnce fills p by looking, without waiting.
+func readAtOnce(t *testing.T, e *eager, p []byte) {
+	t.Helper()
+	e.rest, e.many = 0, false
+	for start := time.Now(); len(p) > 0; {
+		n, err := e.read(p)
+		if err != nil || time.Since(start) > time.Minute {
+			t.Fatalf("what has come cannot be read at once: %v", err)
+		}
+		p = p[n:]
 	}
 }

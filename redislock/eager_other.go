@@ -9,5 +9,5 @@ type eager struct{}
 
 func newEager(net.Conn, func() bool) *eager { return nil }
 
-func (*eager) read([]byte) int  { return 0 }
-func (*eager) write([]byte) int { return 0 }
+func (*eager) read([]byte) (int, error)  { return 0, nil }
+func (*eager) write([]byte) (int, error) { return 0, nil }

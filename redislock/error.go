@@ -115,7 +115,7 @@ func (b *Backend) explain(err error) (_ error, refused bool) {
 		return b.at("the server refused the TLS connection", err), false
 	case strings.Contains(err.Error(), `\x15\x03`), strings.Contains(err.Error(), "\x15\x03"):
 		return b.at("the server speaks TLS on this port (rediss: instead of redis:?)", err), false
-	case errors.Is(err, errHandshake):
+	case errors.Is(err, errHandshake) && !errors.Is(err, context.Canceled):
 		return b.at("the server does not answer as one that speaks TLS (redis: instead of rediss:?)", err), false
 	case errors.Is(err, io.EOF):
 		return b.at("the server closed the connection, as it does if it wants TLS and the client does not (rediss: instead of redis:?)", err), false

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/hasplock/hasp/backend"
 )
 
@@ -290,12 +288,12 @@ func (h *hub) tended(key string, ws []*waiter, reply any) {
 	}
 	place, _ := list[0].(string)
 	ms, _ := list[1].(int64)
-	var unheard *redis.PubSub
-	defer func() { closePubSub(unheard) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if list[3] == int64(0) {
-		unheard = h.sub.unheard()
+	if list[3] == int64(0) && !h.closed {
+		// Closing waits for a connection that is being made.
+		ps := h.sub.unheard()
+		h.wg.Go(func() { closePubSub(ps) })
 	}
 	for _, w := range ws {
 		if w.place == "" {

@@ -29,6 +29,9 @@ func newLanes(o redis.Options) *lanes {
 	if size <= 0 {
 		size = 10 * runtime.GOMAXPROCS(0)
 	}
+	if o.MaxActiveConns > 0 {
+		size = min(size, o.MaxActiveConns)
+	}
 	return &lanes{options: &o, turns: make(chan struct{}, size)}
 }
 
@@ -49,6 +52,9 @@ func (ls *lanes) do(ctx context.Context, f func(context.Context, redis.Universal
 	}
 	defer func() { <-ls.turns }()
 	l := ls.take()
+	if l == nil {
+		return backend.ErrClosed
+	}
 	defer ls.put(l)
 	call := l.begin()
 	stop := afterFunc(ctx, func() { l.interrupt(call) })
@@ -66,9 +72,13 @@ func ended(ctx context.Context, err error) error {
 	return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 }
 
+// take returns a lane; nil if they are closed.
 func (ls *lanes) take() *lane {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	if ls.closed {
+		return nil
+	}
 	if n := len(ls.idle) - 1; n >= 0 {
 		l := ls.idle[n]
 		ls.idle[n], ls.idle = nil, ls.idle[:n]

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/hasplock/hasp/backend"
 )
 
 func TestLanesAreLimited(t *testing.T) {
@@ -47,5 +49,21 @@ func TestLanesAreLimited(t *testing.T) {
 	}
 	if first != second {
 		t.Error("the second call does not use the connection of the first")
+	}
+	ls.close()
+	err = ls.do(context.Background(), func(context.Context, redis.UniversalClient) error {
+		t.Error("it was let through after the end")
+		return nil
+	})
+	if !errors.Is(err, backend.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestLanesHaveALimitOfTheirOwn(t *testing.T) {
+	for _, c := range []struct{ pool, active, want int }{{3, 0, 3}, {3, 2, 2}, {3, 7, 3}} {
+		if n := cap(newLanes(redis.Options{PoolSize: c.pool, MaxActiveConns: c.active}).turns); n != c.want {
+			t.Errorf("pool_size %d, max_active_conns %d: %d connections, want %d", c.pool, c.active, n, c.want)
+		}
 	}
 }

@@ -116,7 +116,11 @@ func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis
 	if !retries {
 		o.MaxRetries = -1
 	}
-	lanes := newLanes(*o)
+	var lanes *lanes
+	if o.MaxRetries < 0 { // the library's pauses between attempts do not end with a call
+		lanes = newLanes(*o)
+		o.MinIdleConns = 0
+	}
 	if o.TLSConfig != nil {
 		o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
 	}

@@ -38,15 +38,22 @@ func closePubSub(ps *redis.PubSub) {
 // open returns the subscription to receive from; nil once it is closed.
 func (h *hub) open() *redis.PubSub {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.closed {
+		h.mu.Unlock()
 		return nil
 	}
-	if h.sub.ps == nil {
-		// An error shows, and is dealt with, when receiving.
-		h.sub.ps = h.b.client.Subscribe(h.ctx, h.b.channel)
+	ps, fresh := h.sub.ps, h.sub.ps == nil
+	if fresh {
+		ps = h.b.client.Subscribe(h.ctx) // to nothing yet: that needs no connection
+		h.sub.ps = ps
 	}
-	return h.sub.ps
+	h.mu.Unlock()
+	if fresh {
+		// Not with the mutex held, which those wait for whose context may end. An
+		// error shows, and is dealt with, when receiving.
+		_ = ps.Subscribe(h.ctx, h.b.channel)
+	}
+	return ps
 }
 
 // receive hands messages to the waiters until the hub is closed. After a break

@@ -95,6 +95,39 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// Watch ends with its context too while the subscription that it needs is being
+// made.
+func TestWatchEndsWithItsContext(t *testing.T) {
+	s := redistest.Start(t, &redistest.Options{Binary: true})
+	b := open(t, s.URL("read_timeout=1m", "dial_timeout=1m"))
+	s.Pause()
+	defer s.Resume()
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+		start := time.Now()
+		_, _, err := b.Watch(ctx, "k", claim(time.Minute))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, backend.ErrUnavailable) {
+			t.Errorf("watch: %v", err)
+		}
+		if took := time.Since(start); took > patient {
+			t.Fatalf("watch returned after %v", took)
+		}
+	}
+}
+
+// Where the library repeats requests by itself, calls do not end with their context.
+func TestRetriesAreNotPrompt(t *testing.T) {
+	s := redistest.Start(t, nil)
+	for option, prompt := range map[string]bool{"max_retries=3": false, "max_retries=-1": true, "pool_size=3": true} {
+		b := open(t, s.URL(option))
+		if b.Prompt() != prompt {
+			t.Errorf("%s: prompt: %v, want %v", option, b.Prompt(), prompt)
+		}
+		release(t, b, acquire(t, b, "k", claim(time.Minute)))
+	}
+}
+
 // A call whose context has ended sends nothing.
 func TestEndedContextSendsNothing(t *testing.T) {
 	s := redistest.Start(t, nil)
