@@ -16,6 +16,9 @@ import (
 // on a dead mount cannot be killed at all.
 const unkillable = 5 * time.Second
 
+// haltDelay is how late it may be known that a command was stopped.
+const haltDelay = 5 * time.Second
+
 // supervisor keeps a command and its lease together: it ends the command before
 // the lease does, and keeps the lease until the last of the command's group has
 // ended.
@@ -33,9 +36,9 @@ type supervisor struct {
 	term      *time.Timer      // when the group is asked to end
 	kill      <-chan time.Time // when it is killed; nil before it was asked
 	killed    bool
-	halted    bool // the command is stopped, for all that is known
-	told      bool // it was sent a signal to end
-	unguarded bool // and the user was told
+	halted    bool      // the command is stopped, for all that is known
+	told      time.Time // when it was sent a signal to end
+	unguarded bool      // and the user was told
 	giveUp    <-chan time.Time
 	poll      <-chan time.Time // when to look again for those who are left
 	pause     time.Duration
@@ -139,8 +142,10 @@ func (s *supervisor) onHalt(sig syscall.Signal) {
 		s.onContinue()
 		s.job.Resume()
 		s.halted = false
-	case s.told && job.FromTerminal(sig):
-		// The signal to end may have come first, and it has not heard of it.
+	case time.Since(s.told) < haltDelay && job.FromTerminal(sig):
+		// It may have been stopped first, and has not heard of the signal then. Once:
+		// it may live on, and be stopped again.
+		s.told = time.Time{}
 		s.job.Continue()
 		s.halted = false
 	}
@@ -236,7 +241,7 @@ func (s *supervisor) forward(sig os.Signal) {
 		}
 	}
 	if isTerminating(sig) {
-		s.told = true
+		s.told = time.Now()
 		if s.halted {
 			// It would not hear of it: its terminal may be gone, and nobody there who
 			// could continue it.
