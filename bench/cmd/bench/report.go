@@ -112,6 +112,8 @@ func (r *report) writeUncontended() {
 	r.say("## A lock that nobody else wants\n\nAcquire and release in a loop, hasp's through its Locker and so with token, holder record and " +
 		"heartbeat scheduler. Each figure is a batch's average per acquire + release; a ratio is of two averages of the " +
 		"same round, given as the median over the rounds with its 10th and 90th percentile. " +
+		"Contestants come in an order that is drawn for each round, and servers that are not measured are stopped meanwhile. " +
+		"On Redis hasp is opened from a URL, and makes its own connections; the others have a client of go-redis. " +
 		"The lock-file protocol's sleep of 0.1 to 1 s before each acquire is left out.\n")
 	var rows [][]string
 	var panels []panel
