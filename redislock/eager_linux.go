@@ -9,8 +9,8 @@ import (
 )
 
 // awake is about how long an answer is waited for without going to sleep, more if
-// others want the processor. Going to sleep
-// and being woken takes longer than a server on the same machine needs to answer.
+// others want the processor. Going to sleep and being woken takes longer than a
+// server on the same machine needs to answer.
 const awake = 100 * time.Microsecond
 
 // maxRest is how many answers are waited for asleep, at most, before it is tried
@@ -77,10 +77,11 @@ func (e *eager) write(p []byte) (int, error) {
 // not be left for the next who tries.
 func (e *eager) try(op string, with func(func(uintptr) bool) error, f func(uintptr) bool, p []byte) (int, error) {
 	e.p, e.n, e.errno = p, 0, nil
-	if with(f) != nil {
+	err := with(f)
+	e.p = nil
+	if err != nil {
 		return 0, nil
 	}
-	e.p = nil
 	if e.errno != nil {
 		return max(e.n, 0), &net.OpError{Op: op, Net: e.network, Err: os.NewSyscallError(op, e.errno)}
 	}

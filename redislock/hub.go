@@ -292,8 +292,9 @@ func (h *hub) tended(key string, ws []*waiter, reply any) {
 	defer h.mu.Unlock()
 	if list[3] == int64(0) && !h.closed {
 		// Closing waits for a connection that is being made.
-		ps := h.sub.unheard()
-		h.wg.Go(func() { closePubSub(ps) })
+		if ps := h.sub.unheard(); ps != nil {
+			h.wg.Go(func() { closePubSub(ps) })
+		}
 	}
 	for _, w := range ws {
 		if w.place == "" {

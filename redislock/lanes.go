@@ -39,7 +39,7 @@ func newLanes(o redis.Options) *lanes {
 // context that has only the deadline, and need not look at it.
 func (ls *lanes) do(ctx context.Context, f func(context.Context, redis.UniversalClient) error) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	select {
 	case ls.turns <- struct{}{}:
@@ -47,7 +47,7 @@ func (ls *lanes) do(ctx context.Context, f func(context.Context, redis.Universal
 		select {
 		case ls.turns <- struct{}{}:
 		case <-ctx.Done():
-			return backend.Unavailable(fmt.Errorf("redis: all %d connections are waiting for answers (pool_size): %w", cap(ls.turns), context.Cause(ctx)))
+			return backend.Unavailable(fmt.Errorf("redis: all %d connections are waiting for answers (pool_size): %w", cap(ls.turns), ctx.Err()))
 		}
 	}
 	defer func() { <-ls.turns }()
@@ -63,13 +63,14 @@ func (ls *lanes) do(ctx context.Context, f func(context.Context, redis.Universal
 	return ended(ctx, err)
 }
 
-// ended adds to the error of a call why its context has ended, if it has: all that
-// the library knows of is a deadline.
+// ended adds to the error of a call that its context has ended, if it has: all that
+// the library knows of is a deadline. The cause is left out: it can be one of our own
+// errors, and would be taken for what the store has said.
 func ended(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
 	}
-	return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	return fmt.Errorf("%w (%w)", ctx.Err(), err)
 }
 
 // take returns a lane; nil if they are closed.

@@ -67,3 +67,24 @@ func TestLanesHaveALimitOfTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// A context's cause is its caller's affair: it can be one of our own errors, which
+// would be taken for what the store has said.
+func TestCauseIsNotTheStores(t *testing.T) {
+	ls := newLanes(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1})
+	defer ls.close()
+	for name, early := range map[string]bool{"before the call": true, "during the call": false} {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		if early {
+			cancel(backend.ErrClosed)
+		}
+		err := ls.do(ctx, func(context.Context, redis.UniversalClient) error {
+			cancel(backend.ErrClosed)
+			return errors.New("no answer")
+		})
+		cancel(nil)
+		if !errors.Is(err, context.Canceled) || errors.Is(err, backend.ErrClosed) {
+			t.Errorf("%s: %v, want context.Canceled and not ErrClosed", name, err)
+		}
+	}
+}
