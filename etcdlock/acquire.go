@@ -71,75 +71,6 @@ func (b *Backend) claim(ctx context.Context, key string, c backend.Claim) (backe
 	return b.grant(ctx, e, c, bs)
 }
 
-// put adds an entry for c to key's queue; unless c waits, only if the queue is
-// empty. The keepalive of the entry's lease, if one is needed, goes beside it;
-// kept waits for that.
-func (b *Backend) put(ctx context.Context, key string, c backend.Claim, waits bool) (_ *entry, bs bases, kept func() error, err error) {
-	if bs, err = b.knownBases(ctx, key); err != nil {
-		return nil, bs, nil, err
-	}
-	l, err := b.current(ctx, b.slotFor(c.TTL))
-	if err != nil {
-		return nil, bs, nil, err
-	}
-	v, err := newValue(c, l.ttl, bs.sum()).encode()
-	if err != nil {
-		return nil, bs, nil, err
-	}
-	e, fence := b.track(key, c.ID, l)
-	kept = b.freshening(ctx, l)
-	cond := b.names.noEntries(key)
-	then := ops{clientv3.OpPut(e.name, v, clientv3.WithLease(l.id))}
-	if waits {
-		cond = clientv3.Compare(clientv3.CreateRevision(e.name), "=", 0)
-		then = append(then, b.names.lastTwo(key))
-	}
-	resp, err := b.txn(ctx, append(b.names.unchanged(key, bs), cond, b.names.unfenced(l, fence)),
-		then, ops{b.names.owner(key)})
-	switch {
-	case is(err, rpctypes.ErrLeaseNotFound):
-		b.died(l)
-		b.forget(e)
-		return nil, bs, nil, errAgain
-	case is(err, rpctypes.ErrNoSpace):
-		// The put that first exceeds the quota is carried out and refused in
-		// one. Deleting is allowed, and since it was answered nothing of it
-		// can arrive later.
-		said, _ := b.server().describe(ctx, err)
-		if _, err := b.delete(ctx, e.name); err != nil {
-			return nil, bs, nil, backend.Unavailable(said)
-		}
-		b.forget(e)
-		return nil, bs, nil, said
-	case err != nil:
-		if err = b.explain(ctx, err); !errors.Is(err, backend.ErrUnavailable) {
-			b.forget(e)
-		}
-		return nil, bs, nil, err
-	case resp.Succeeded:
-		b.mu.Lock()
-		e.rev, e.base = resp.Header.Revision, bs.sum()
-		if waits {
-			e.ahead = precedingOf(e, resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
-		}
-		b.mu.Unlock()
-		return e, bs, kept, nil
-	}
-
-	b.forget(e)
-	if owner := resp.Responses[0].GetResponseRange(); len(owner.Kvs) > 0 {
-		if v, err := decode(owner.Kvs[0]); err == nil && v.ID == c.ID {
-			// An earlier attempt by c holds the key, and nothing is remembered of it.
-			b.trackForeign(key, c.ID, l, owner.Kvs[0], v.Base)
-			return nil, bs, nil, errAgain
-		}
-		if !waits {
-			return nil, bs, nil, b.heldBy(owner.Kvs[0], owner.Count)
-		}
-	}
-	return nil, bs, nil, b.catchUp(ctx, e)
-}
-
 // catchUp reads what a put found changed, and returns errAgain. It is not part
 // of the put's transaction, where it would make every attempt larger.
 func (b *Backend) catchUp(ctx context.Context, e *entry) error {
@@ -295,12 +226,9 @@ func (b *Backend) grant(ctx context.Context, e *entry, c backend.Claim, bs bases
 			}
 			return backend.Grant{}, err
 		}
-		v, err := newValue(c, e.lease.ttl, next.sum()).encode()
-		if err != nil {
-			return backend.Grant{}, backend.Unavailable(err)
-		}
-		puts = append(puts, clientv3.OpPut(e.name, v, clientv3.WithIgnoreLease()))
-		resp, err := b.txn(ctx, append(b.names.unchanged(e.key, bs), exists(e.name, e.rev)), puts,
+		v := newValue(c, e.lease.ttl, next.sum()).encode()
+		puts = append(puts, clientv3.OpPut(e.name, string(v), clientv3.WithIgnoreLease()))
+		resp, err := b.txn(ctx, append(b.names.basesAre(e.key, bs), exists(e.name, e.rev)), puts,
 			append(b.names.readBases(e.key), clientv3.OpGet(e.name, clientv3.WithKeysOnly())))
 		if err != nil {
 			return backend.Grant{}, backend.Unavailable(b.explain(ctx, err))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -30,6 +31,11 @@ type Backend struct {
 	client *clientv3.Client
 	owned  bool // Close closes client too
 	names  names
+	// kv and watcher use the client's connection and not the client's own KV and
+	// Watcher, which a program may have wrapped in a namespace: what is sent in
+	// other ways would not be in it.
+	kv      etcdserverpb.KVClient
+	watcher clientv3.Watcher
 
 	// ctx ends at Close and bounds what the backend does by itself: watches,
 	// keepalives for waiters, removal of entries that ran out.
@@ -64,6 +70,8 @@ var (
 
 // New returns a backend on client, which stays the caller's: Close leaves it
 // open. New sends nothing; whether etcd can be reached is seen at first use.
+// What the client's KV, Watcher and Lease have been wrapped in, such as a
+// namespace, is passed by: put a namespace into Options.Prefix.
 //
 // A client for locks should have DialKeepAliveTime set, so that a connection
 // which has silently died is replaced: seconds, well below the TTLs in use.
@@ -77,6 +85,8 @@ func New(client *clientv3.Client, opts *Options) *Backend {
 	}
 	b := &Backend{
 		client:   client,
+		kv:       clientv3.RetryKVClient(client),
+		watcher:  clientv3.NewWatcher(client),
 		names:    names{prefix: prefix},
 		slots:    map[int64]*slot{},
 		leases:   map[*lease]*slot{},
@@ -127,6 +137,7 @@ func (b *Backend) Close() error {
 	// removed goes with its lease, which nobody keeps alive from here on.
 	_ = b.remove(ctx, doomed)
 	b.revokeIdle(ctx)
+	_ = b.watcher.Close() // all watches have ended
 	if !b.owned {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,8 +25,11 @@ func (n names) fence(l *lease) string {
 }
 
 // unfenced holds while l's fence is the one of revision rev; 0: never written.
-func (n names) unfenced(l *lease, rev int64) clientv3.Cmp {
-	return clientv3.Compare(clientv3.ModRevision(n.fence(l)), "=", rev)
+func (n names) unfenced(l *lease, rev int64) *etcdserverpb.Compare {
+	return &etcdserverpb.Compare{
+		Key: []byte(n.fence(l)), Target: etcdserverpb.Compare_MOD,
+		TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: rev},
+	}
 }
 
 // learnFence takes in a fence that was read.

@@ -39,7 +39,8 @@ type lease struct {
 	entries int       // all entries on it, waiters included
 	waiters int
 	fence   int64       // revision of its fence; see fence.go
-	reaper  *time.Timer // for the front of order
+	reaper  *time.Timer // for the front of order, or earlier
+	reapAt  time.Time   // when it goes off
 	keeper  *time.Timer // while there are waiters
 }
 

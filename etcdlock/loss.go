@@ -182,7 +182,7 @@ func (b *Backend) runWatch(ctx context.Context, lo, end string, from int64) {
 func (b *Backend) follow(ctx context.Context, lo, end string, from int64) (answered bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for resp := range b.client.Watch(ctx, lo, clientv3.WithRange(end), clientv3.WithRev(from), clientv3.WithFilterPut()) {
+	for resp := range b.watcher.Watch(ctx, lo, clientv3.WithRange(end), clientv3.WithRev(from), clientv3.WithFilterPut()) {
 		if resp.Err() != nil {
 			return answered
 		}

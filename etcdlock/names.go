@@ -1,6 +1,7 @@
 package etcdlock
 
 import (
+	"bytes"
 	"crypto/rand"
 	"strconv"
 	"strings"
@@ -46,23 +47,17 @@ func (n names) keyOf(name string) (key string, ok bool) {
 	return key, ok && key != "" && place != ""
 }
 
-// noEntries holds if key has neither holder nor waiter: a comparison over an
-// empty range is made with a key that has create revision 0.
-func (n names) noEntries(key string) clientv3.Cmp {
-	return clientv3.Compare(clientv3.CreateRevision(n.queue(key)), "=", 0).WithPrefix()
+// queueRange is the range of the entries of one key.
+func (n names) queueRange(key string) (start, end []byte) {
+	start = []byte(n.queue(key))
+	end = bytes.Clone(start)
+	end[len(end)-1]++ // the separator
+	return start, end
 }
 
 // owner reads the entry that holds key: the oldest.
 func (n names) owner(key string) clientv3.Op {
 	return clientv3.OpGet(n.queue(key), clientv3.WithFirstCreate()...)
-}
-
-// lastTwo reads the names of the two youngest entries of key: after a put, its own
-// and the one before it. etcd looks at the whole queue for that, as it does to find
-// the oldest one.
-func (n names) lastTwo(key string) clientv3.Op {
-	return clientv3.OpGet(n.queue(key), clientv3.WithPrefix(), clientv3.WithKeysOnly(),
-		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(2))
 }
 
 // places gives out names for entries: <instance>.<n> with the least n that is

@@ -227,7 +227,7 @@ func (w *waiter) search(ctx context.Context) (before preceding, err error) {
 func (w *waiter) follow(ctx context.Context, before preceding) (gone bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := w.b.client.Watch(ctx, before.name, clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
+	events := w.b.watcher.Watch(ctx, before.name, clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
 	for {
 		select {
 		case resp, ok := <-events:

@@ -42,9 +42,7 @@ func (b *Backend) scheduleLocked(e *entry, due time.Time) {
 	default:
 		e.place = l.order.PushFront(e)
 	}
-	if l.reaper == nil || l.order.Front() == e.place {
-		b.armLocked(l)
-	}
+	b.armLocked(l)
 }
 
 func (b *Backend) unscheduleLocked(e *entry) {
@@ -54,18 +52,23 @@ func (b *Backend) unscheduleLocked(e *entry) {
 	}
 }
 
-// armLocked sets the timer for the entry that is due next. One that is set too
-// early for an entry that was renewed meanwhile finds nothing to do.
+// armLocked sees to it that the entry which is due next is reaped. A timer that goes
+// off too early, for an entry that was renewed or released meanwhile, finds nothing
+// to do and is set anew: locks that are taken and released in a loop set none.
 func (b *Backend) armLocked(l *lease) {
-	if l.reaper != nil {
-		l.reaper.Stop()
-		l.reaper = nil
-	}
 	front := l.order.Front()
 	if front == nil || b.closed {
 		return
 	}
-	l.reaper = time.AfterFunc(time.Until(front.Value.(*entry).due), func() {
+	due := front.Value.(*entry).due
+	if l.reaper != nil {
+		if !l.reapAt.After(due) {
+			return
+		}
+		l.reaper.Stop()
+	}
+	l.reapAt = due
+	l.reaper = time.AfterFunc(time.Until(due), func() {
 		b.spawn(func() { b.reap(l) })
 	})
 }

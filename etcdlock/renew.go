@@ -161,16 +161,9 @@ func (b *Backend) allExist(ctx context.Context, rs []renewal) (bool, error) {
 	}
 	// A transaction without any operation would be answered from whatever state
 	// the member has; one read makes it linearizable.
-	read := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{
-		RequestRange: &etcdserverpb.RangeRequest{Key: []byte(b.names.base()), CountOnly: true},
-	}}
-	req.Success = []*etcdserverpb.RequestOp{read}
+	req.Success = []*etcdserverpb.RequestOp{read(&etcdserverpb.RangeRequest{Key: []byte(b.names.base()), CountOnly: true})}
 	req.Failure = req.Success
-	var resp *etcdserverpb.TxnResponse
-	err := b.withLeader(ctx, func(ctx context.Context) (err error) {
-		resp, err = etcdserverpb.NewKVClient(b.client.ActiveConnection()).Txn(ctx, req)
-		return err
-	})
+	resp, err := b.send(ctx, req)
 	if err != nil {
 		return false, err
 	}

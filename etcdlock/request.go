@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -43,7 +44,7 @@ func (b *Backend) withLeader(ctx context.Context, send func(ctx context.Context)
 
 func (b *Backend) do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
 	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
-		resp, err = b.client.Do(ctx, op)
+		resp, err = clientv3.NewKVFromKVClient(b.kv, b.client).Do(ctx, op)
 		return err
 	})
 	return resp, err
@@ -66,12 +67,41 @@ func (b *Backend) get(ctx context.Context, key string, opts ...clientv3.OpOption
 	return resp.Get(), nil
 }
 
-func (b *Backend) delete(ctx context.Context, key string) (*clientv3.DeleteResponse, error) {
-	resp, err := b.do(ctx, clientv3.OpDelete(key))
-	if err != nil {
-		return nil, err
+// send sends a transaction that was put together without the client library.
+func (b *Backend) send(ctx context.Context, req *etcdserverpb.TxnRequest) (resp *etcdserverpb.TxnResponse, err error) {
+	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
+		resp, err = b.kv.Txn(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+func (b *Backend) delete(ctx context.Context, key string) (resp *etcdserverpb.DeleteRangeResponse, err error) {
+	req := &etcdserverpb.DeleteRangeRequest{Key: []byte(key)}
+	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
+		resp, err = b.kv.DeleteRange(ctx, req)
+		return err
+	})
+	return resp, err
+}
+
+func valueIs(key, value string) *etcdserverpb.Compare {
+	return &etcdserverpb.Compare{
+		Key: []byte(key), Target: etcdserverpb.Compare_VALUE,
+		TargetUnion: &etcdserverpb.Compare_Value{Value: []byte(value)},
 	}
-	return resp.Del(), nil
+}
+
+// createdAt compares the create revision, which is 0 if there is no such key.
+func createdAt(key string, rev int64) *etcdserverpb.Compare {
+	return &etcdserverpb.Compare{
+		Key: []byte(key), Target: etcdserverpb.Compare_CREATE,
+		TargetUnion: &etcdserverpb.Compare_CreateRevision{CreateRevision: rev},
+	}
+}
+
+func read(r *etcdserverpb.RangeRequest) *etcdserverpb.RequestOp {
+	return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: r}}
 }
 
 type (

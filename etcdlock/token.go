@@ -87,13 +87,22 @@ func (bs bases) floor() uint64 { return max(bs.all.floor, bs.own.floor) }
 func (n names) ownBase(key string) string { return n.base() + "/" + key }
 
 // unchanged holds while the store has the bases that this backend knows.
-func (n names) unchanged(key string, bs bases) []clientv3.Cmp {
-	cs := cmps{clientv3.Compare(clientv3.Value(n.base()), "=", bs.all.text)}
+func (n names) unchanged(key string, bs bases) []*etcdserverpb.Compare {
+	cs := append(make([]*etcdserverpb.Compare, 0, 4), valueIs(n.base(), bs.all.text))
 	switch {
 	case bs.own.text != "":
-		cs = append(cs, clientv3.Compare(clientv3.Value(n.ownBase(key)), "=", bs.own.text))
+		cs = append(cs, valueIs(n.ownBase(key), bs.own.text))
 	case bs.all.keyed:
-		cs = append(cs, clientv3.Compare(clientv3.CreateRevision(n.ownBase(key)), "=", 0))
+		cs = append(cs, createdAt(n.ownBase(key), 0))
+	}
+	return cs
+}
+
+// basesAre is unchanged for the client library's transactions.
+func (n names) basesAre(key string, bs bases) []clientv3.Cmp {
+	var cs cmps
+	for _, c := range n.unchanged(key, bs) {
+		cs = append(cs, clientv3.FromCompare(c))
 	}
 	return cs
 }
@@ -221,7 +230,7 @@ func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) erro
 		if err != nil {
 			return b.fail(op, key, err)
 		}
-		resp, err := b.txn(ctx, b.names.unchanged(key, bs), puts, b.names.readBases(key))
+		resp, err := b.txn(ctx, b.names.basesAre(key, bs), puts, b.names.readBases(key))
 		if err != nil {
 			return b.fail(op, key, b.explain(ctx, err))
 		}

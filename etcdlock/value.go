@@ -3,6 +3,8 @@ package etcdlock
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -30,9 +32,34 @@ func newValue(c backend.Claim, ttl time.Duration, base uint64) value {
 	}
 }
 
-func (v value) encode() (string, error) {
-	data, err := json.Marshal(v)
-	return string(data), err
+// encode is json.Marshal(v), which by itself would take a quarter of the time that
+// is spent here on an acquire.
+func (v value) encode() []byte {
+	b := make([]byte, 0, 256)
+	b = appendString(append(b, `{"id":`...), v.ID)
+	if v.Owner != "" {
+		b = appendString(append(b, `,"owner":`...), v.Owner)
+	}
+	if v.Host != "" {
+		b = appendString(append(b, `,"host":`...), v.Host)
+	}
+	if v.PID != 0 {
+		b = strconv.AppendInt(append(b, `,"pid":`...), int64(v.PID), 10)
+	}
+	b = strconv.AppendInt(append(b, `,"ttl_ms":`...), v.TTL, 10)
+	b = strconv.AppendUint(append(b, `,"base":`...), v.Base, 10)
+	b = v.At.AppendFormat(append(b, `,"at":"`...), time.RFC3339Nano)
+	return append(b, `"}`...)
+}
+
+// appendString appends s as JSON.
+func appendString(b []byte, s string) []byte {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+		quoted, _ := json.Marshal(s) // of a string, it cannot fail
+		return append(b, quoted...)
+	}
+	b = append(append(b, '"'), s...)
+	return append(b, '"')
 }
 
 func (v value) holder() backend.Holder {

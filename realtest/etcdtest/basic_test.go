@@ -2,6 +2,7 @@ package etcdtest_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/hasplock/hasp/etcdlock"
 	"github.com/hasplock/hasp/realtest/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/namespace"
 )
 
 func TestVerbs(t *testing.T) {
@@ -165,3 +167,56 @@ func TestVerbs(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
+
+// A program may have wrapped its client in a namespace. Leases and comparisons by the
+// hundred do not go through one, so none of the requests may.
+func TestNamespacedClient(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	ctx := testContext(t)
+	client := srv.Client()
+	client.KV = namespace.NewKV(client.KV, "app/")
+	client.Watcher = namespace.NewWatcher(client.Watcher, "app/")
+	client.Lease = namespace.NewLease(client.Lease, "app/")
+	a, b := newBackend(t, client), newBackend(t, srv.Client())
+
+	g := mustAcquire(t, a, "k", claim(5*time.Second))
+	if he := mustBeHeld(t, b, "k", claim(5*time.Second)); he.Record.Token != g.Token {
+		t.Errorf("without the namespace token %d holds, within it %d", he.Record.Token, g.Token)
+	}
+	if _, err := a.Renew(ctx, g); err != nil {
+		t.Errorf("renew: %v", err)
+	}
+	lost := make(chan string, 1)
+	defer a.OnLoss(func(key, _ string) { lost <- key })()
+	if err := b.Break(ctx, "k", g.Token); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-ctx.Done():
+		t.Error("the loss was not reported")
+	}
+
+	held := mustAcquire(t, b, "k", claim(5*time.Second))
+	waited := make(chan error, 1)
+	go func() {
+		g, err := acquireWaiting(ctx, a, "k", claim(5*time.Second), time.Minute)
+		if err == nil {
+			err = a.Release(ctx, g)
+		}
+		waited <- err
+	}()
+	for {
+		rec, err := b.Inspect(ctx, "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(rec.Note, "1 waiting") {
+			break
+		}
+	}
+	mustRelease(t, b, held)
+	if err := <-waited; err != nil {
+		t.Errorf("waiting: %v", err)
+	}
+}

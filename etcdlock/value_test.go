@@ -1,0 +1,28 @@
+package etcdlock
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// What is written by hand is what the library would write, or reads back as it.
+func TestEncode(t *testing.T) {
+	for _, h := range []backend.Holder{
+		{},
+		{Owner: "deploy@host:4711", Host: "host.example", PID: 4711},
+		{Owner: "a \"b\" \\c\t\n\x00\x7f", Host: "höst <&>  \u2028 \U0001f512"},
+		{Owner: "not UTF-8: \xff\xfe", PID: -1},
+	} {
+		v := newValue(backend.Claim{ID: "ABCDEFGHIJKLMNOPQRSTUVWXYZ", Holder: h}, 30*time.Second, 1<<64-1)
+		want, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.encode(); string(got) != string(want) {
+			t.Errorf("holder %+v:\n got %s\nwant %s", h, got, want)
+		}
+	}
+}
