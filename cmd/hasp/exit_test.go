@@ -150,6 +150,11 @@ func TestStoreErrors(t *testing.T) {
 		if code != c.want || !strings.Contains(stderr, c.says) {
 			t.Errorf("%s: exit %d, want %d; %q, want %q in it", c.name, code, c.want, stderr, c.says)
 		}
+		for line := range strings.Lines(stderr) {
+			if !strings.HasPrefix(line, "hasp: ") {
+				t.Errorf("%s: somebody else has written %q", c.name, line)
+			}
+		}
 	}
 }
 

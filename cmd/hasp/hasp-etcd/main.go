@@ -11,9 +11,9 @@ import (
 	_ "github.com/hasplock/hasp/efs"
 	_ "github.com/hasplock/hasp/etcdlock"
 	_ "github.com/hasplock/hasp/memlock"
-	_ "github.com/hasplock/hasp/redislock"
 
 	"github.com/hasplock/hasp/cmd/hasp/cli"
+	_ "github.com/hasplock/hasp/cmd/hasp/internal/redis"
 )
 
 func main() { cli.Main() }
