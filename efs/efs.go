@@ -181,7 +181,6 @@ func (b *Backend) path(elem ...string) string {
 // grantState is what a grant carries for this backend.
 type grantState struct {
 	name string // of the baton
-	file fileID // of the lock file
 }
 
 func state(g backend.Grant) grantState {
@@ -219,7 +218,7 @@ func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, 
 	}
 	st := grantState{name: mine.name()}
 	if files {
-		if st.file, err = p.guard(ctx, mine, old); err != nil {
+		if err := p.guard(ctx, mine, old); err != nil {
 			return g, p.giveBack(mine, err)
 		}
 	}
@@ -230,7 +229,7 @@ func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, 
 func (p *place) giveBack(mine baton, why error) error {
 	p.tidy()
 	p.legacy = errors.Is(why, backend.ErrHeld)
-	err := p.unguard(fileID{}, mine.claim, mine.gen)
+	err := p.unguard(mine.claim, mine.gen)
 	if err == nil {
 		err = p.free(mine.name(), mine.claim)
 	}
@@ -275,7 +274,7 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 			}
 			st.name = next.name()
 			if !b.opts.NoLockFile {
-				st.file, err = p.keepGuard(ctx, next, st.file)
+				err = p.keepGuard(ctx, next)
 				if errors.Is(err, backend.ErrLost) {
 					_ = p.free(st.name, g.ID) // it guards nothing any more
 				}
@@ -317,7 +316,7 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 				}
 				gen = cur.gen
 			}
-			if ferr = p.unguard(st.file, g.ID, gen); ferr != nil {
+			if ferr = p.unguard(g.ID, gen); ferr != nil {
 				if ferr = classify(ferr); errors.Is(ferr, backend.ErrUnavailable) {
 					return ferr
 				}

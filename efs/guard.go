@@ -21,20 +21,29 @@ import (
 type seen struct {
 	lockFile
 	info
-	there bool
+	content string
+	there   bool
+}
+
+// same tells whether t is the file that s is, which has been refreshed at most if it
+// is hasp's, and not even that if it is not. Its number alone does not tell: file
+// systems use the numbers of removed files again.
+func (s seen) same(t seen) bool {
+	if s.hasp {
+		return t.hasp && s.claim == t.claim && s.gen == t.gen
+	}
+	return !t.hasp && s.id == t.id && s.mtime.Equal(t.mtime) && s.content == t.content
 }
 
 // look reads the lock file as the server has it now.
 func (p *place) look() (s seen, err error) {
-	// The directory's change tells the client whether the names in it that it
-	// remembers, present or missing, are still good.
-	if _, err := p.b.sys.stat(p.parentDir, ""); err != nil {
+	if err := p.revalidate(); err != nil {
 		return s, err
 	}
-	content, i, err := p.b.sys.read(p.parentDir, p.base)
+	s, err = p.peek(p.base)
 	switch {
 	case err == nil:
-		return seen{parseLockFile(content), i, true}, nil
+		return s, nil
 	case isGone(err):
 		return s, nil
 	case errors.Is(err, syscall.EISDIR):
@@ -45,6 +54,35 @@ func (p *place) look() (s seen, err error) {
 		return s, corrupt("%s is not a regular file, and a lock file belongs there", p.filePath())
 	}
 	return s, fmt.Errorf("read lock file %s: %w", p.filePath(), err)
+}
+
+// revalidate has a network file system's client find out, by the directory's change,
+// whether the names in it that it remembers, present or missing, are still good.
+func (p *place) revalidate() error {
+	if p.b.local {
+		return nil
+	}
+	_, err := p.b.sys.stat(p.parentDir, "")
+	return err
+}
+
+// isNoFile tells whether a file could not be read because it is something else.
+func isNoFile(err error) bool {
+	for _, e := range []error{syscall.EISDIR, syscall.ELOOP, syscall.EMLINK, syscall.ENXIO, errNotRegular} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// peek reads the lock file that is called name.
+func (p *place) peek(name string) (seen, error) {
+	content, i, err := p.b.sys.read(p.parentDir, name)
+	if err != nil {
+		return seen{}, err
+	}
+	return seen{parseLockFile(content), i, string(content), true}, nil
 }
 
 func (p *place) filePath() string { return p.b.path(p.dir, p.base) }
@@ -101,21 +139,21 @@ func (p *place) checkLegacy(ttl time.Duration) error {
 func settleFor(ttl time.Duration) time.Duration { return min(ttl/10, 250*time.Millisecond) }
 
 // guard puts mine's lock file in place. old is the baton that mine replaced.
-func (p *place) guard(ctx context.Context, mine, old baton) (id fileID, err error) {
+func (p *place) guard(ctx context.Context, mine, old baton) error {
 	now, err := p.stamp()
 	if err != nil {
-		return id, err
+		return err
 	}
 	name := newName(p.base, mine.gen)
 	content := formatLockFile(mine, now)
-	id, err = p.b.sys.create(p.parentDir, name, content)
+	err = p.b.sys.create(p.parentDir, name, content)
 	if errors.Is(err, os.ErrExist) { // of an earlier try of this very grant
 		p.discard(name)
-		id, err = p.b.sys.create(p.parentDir, name, content)
+		err = p.b.sys.create(p.parentDir, name, content)
 	}
 	if err != nil {
 		p.discard(name)
-		return id, fmt.Errorf("write lock file %s: %w", p.filePath(), err)
+		return fmt.Errorf("write lock file %s: %w", p.filePath(), err)
 	}
 	gone := false // name has become the lock file
 	defer func() {
@@ -125,41 +163,41 @@ func (p *place) guard(ctx context.Context, mine, old baton) (id fileID, err erro
 	}()
 	replaced := false
 	for aside := 0; ; {
-		if gone, err = p.put(name, id); err == nil {
+		if gone, err = p.put(name, mine.claim); err == nil {
 			break
 		}
 		if !errors.Is(err, os.ErrExist) {
-			return id, err
+			return err
 		}
 		s, err := p.look()
 		if err != nil {
-			return id, err
+			return err
 		}
 		if !s.there {
 			continue
 		}
 		if s.hasp && s.claim == mine.claim && s.gen == mine.gen {
-			return s.id, nil // put there by an earlier try
+			return nil // put there by an earlier try
 		}
 		dead := s.hasp && (s.gen == old.gen || s.gen == old.freed().gen)
 		if !dead {
 			if err := p.fileStale(s, mine.ttl); err != nil {
-				return id, err
+				return err
 			}
 		}
 		if aside == asides-1 {
-			return id, &backend.HeldError{Record: backend.Record{Key: p.key, State: backend.Held, Note: "by lock files that come faster than they go stale"}, RetryAfter: settleFor(mine.ttl)}
+			return &backend.HeldError{Record: backend.Record{Key: p.key, State: backend.Held, Note: "by lock files that come faster than they go stale"}, RetryAfter: settleFor(mine.ttl)}
 		}
-		if err := p.moveAside(s.id, mine.gen, aside); err != nil {
-			return id, err
+		if err := p.moveAside(s, mine.gen, aside); err != nil {
+			return err
 		}
 		aside++
 		replaced = true
 	}
 	if replaced {
-		return id, p.settle(ctx, id, mine.ttl)
+		return p.settle(ctx, mine)
 	}
-	return id, nil
+	return nil
 }
 
 // stamp is the server's time: what is known of it, or else read from the change to
@@ -176,17 +214,17 @@ func (p *place) stamp() (time.Time, error) {
 	return i.mtime, nil
 }
 
-// put gives the finished file, which is id, the lock file's name. It is complete
-// from the first moment, and what is there already is spared. gone tells whether
-// name is not there any more.
-func (p *place) put(name string, id fileID) (gone bool, err error) {
+// put gives claim's finished file the lock file's name. It is complete from the
+// first moment, and what is there already is spared. gone tells whether name is not
+// there any more.
+func (p *place) put(name, claim string) (gone bool, err error) {
 	if !p.b.useLink.Load() {
 		err := p.b.sys.renameNew(p.parentDir, name, p.base)
 		if err == nil || errors.Is(err, os.ErrExist) {
 			return err == nil, err
 		}
 		if !errors.Is(err, errNoRenameNew) {
-			if i, serr := p.b.sys.stat(p.parentDir, p.base); serr == nil && i.id == id {
+			if s, serr := p.peek(p.base); serr == nil && s.of(claim) {
 				return true, nil // it was made, whatever the answer
 			}
 			return false, fmt.Errorf("put lock file %s in place: %w", p.filePath(), err)
@@ -234,17 +272,20 @@ func (p *place) fileStale(s seen, ttl time.Duration) error {
 	return nil
 }
 
-// moveAside takes the file id away from the lock file's name, and nothing else:
+// moveAside takes the file s away from the lock file's name, and nothing else:
 // a fixed name must not be removed by a request that could be repeated against its
 // next owner, so the file is moved to a name of its own, looked at, and then removed,
 // or put back if it is another.
-func (p *place) moveAside(id fileID, gen uint64, n int) error {
+func (p *place) moveAside(s seen, gen uint64, n int) error {
 	aside := asideName(p.base, gen, n)
 	rerr := p.b.sys.rename(p.parentDir, p.base, aside)
-	_, err := p.b.sys.stat(p.parentDir, "")
-	var i info
+	err := p.revalidate()
+	var moved seen
 	if err == nil {
-		i, err = p.b.sys.stat(p.parentDir, aside)
+		moved, err = p.peek(aside)
+	}
+	if isNoFile(err) {
+		return p.putBack(aside)
 	}
 	if err != nil {
 		if !isNotExist(err) {
@@ -256,7 +297,7 @@ func (p *place) moveAside(id fileID, gen uint64, n int) error {
 		}
 		return nil // another removed it
 	}
-	if i.id != id {
+	if !s.same(moved) {
 		return p.putBack(aside)
 	}
 	p.discard(aside)
@@ -278,8 +319,8 @@ func (p *place) putBack(aside string) error {
 
 // settle waits until nobody can be about to remove the new file in the belief
 // that it is the old one, and checks that nobody has.
-func (p *place) settle(ctx context.Context, id fileID, ttl time.Duration) error {
-	timer := time.NewTimer(settleFor(ttl))
+func (p *place) settle(ctx context.Context, mine baton) error {
+	timer := time.NewTimer(settleFor(mine.ttl))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -290,14 +331,14 @@ func (p *place) settle(ctx context.Context, id fileID, ttl time.Duration) error 
 	if err != nil {
 		return err
 	}
-	if s.there && s.id == id {
+	if s.of(mine.claim) {
 		return nil
 	}
 	if !s.there {
 		r := backend.Record{Key: p.key, State: backend.Held, Note: "a process of the lock-file protocol took over at the same time, and is about to write its file"}
 		return &backend.HeldError{Record: r, RetryAfter: time.Millisecond}
 	}
-	r, err := p.fileRecord(s, ttl)
+	r, err := p.fileRecord(s, mine.ttl)
 	if err != nil {
 		return err
 	}
@@ -305,17 +346,8 @@ func (p *place) settle(ctx context.Context, id fileID, ttl time.Duration) error 
 	return &backend.HeldError{Record: r, RetryAfter: max(r.Remaining, time.Millisecond)}
 }
 
-// unguard removes the lock file if it is claim's: the file id, or, if id is not
-// known, one with claim in it.
-func (p *place) unguard(id fileID, claim string, gen uint64) error {
-	if id != (fileID{}) {
-		if _, err := p.b.sys.stat(p.parentDir, ""); err != nil {
-			return err
-		}
-		if i, err := p.b.sys.stat(p.parentDir, p.base); err == nil && i.id == id {
-			return p.moveAside(id, gen, asides-1)
-		}
-	}
+// unguard removes the lock file if it is claim's.
+func (p *place) unguard(claim string, gen uint64) error {
 	s, err := p.look()
 	if err != nil {
 		if errors.Is(err, backend.ErrCorrupt) {
@@ -323,57 +355,58 @@ func (p *place) unguard(id fileID, claim string, gen uint64) error {
 		}
 		return err
 	}
-	if !s.there || s.id != id && s.claim != claim {
+	if !s.of(claim) {
 		return nil
 	}
-	return p.moveAside(s.id, gen, asides-1)
+	return p.moveAside(s, gen, asides-1)
 }
 
 // keepGuard is the lock file's part of a heartbeat: its time is refreshed in place,
 // so that the other kind sees a live holder. If it is missing it is put back; if
 // another's is there, the lease is lost.
-func (p *place) keepGuard(ctx context.Context, mine baton, id fileID) (fileID, error) {
+func (p *place) keepGuard(ctx context.Context, mine baton) error {
 	now, err := p.stamp()
 	if err != nil {
-		return id, err
+		return err
 	}
 	for range 3 {
 		s, err := p.look()
 		if err != nil && !errors.Is(err, backend.ErrCorrupt) {
-			return id, err
+			return err
 		}
 		switch {
 		case err != nil:
-			return id, fmt.Errorf("%w: %w", backend.ErrLost, err)
+			return fmt.Errorf("%w: %w", backend.ErrLost, err)
 		case !s.there:
-			id, err = p.guard(ctx, mine, mine)
+			err = p.guard(ctx, mine, mine)
 			var held *backend.HeldError
 			if errors.As(err, &held) {
-				return id, fmt.Errorf("%w: its lock file was removed, and now %s", backend.ErrLost, held.Record)
+				return fmt.Errorf("%w: its lock file was removed, and now %s", backend.ErrLost, held.Record)
 			}
 			if err != nil {
-				return id, err
+				return err
 			}
 			// Was the lease still alive when the file appeared?
 			_, ok, err := p.find(mine.claim)
 			if err == nil && !ok {
-				_ = p.unguard(id, mine.claim, mine.gen)
-				return id, backend.ErrLost
+				_ = p.unguard(mine.claim, mine.gen)
+				return backend.ErrLost
 			}
-			return id, err
-		case s.id != id && (!s.hasp || s.claim != mine.claim):
-			return id, fmt.Errorf("%w: its lock file was replaced: now held by %s", backend.ErrLost, s.holder)
+			return err
+		case !s.of(mine.claim):
+			return fmt.Errorf("%w: its lock file was replaced: now held by %s", backend.ErrLost, s.holder)
 		}
-		id = s.id
-		err = p.b.sys.overwrite(p.parentDir, p.base, id, []byte(formatStamp(now)))
+		err = p.b.sys.overwrite(p.parentDir, p.base, []byte(formatStamp(now)), func(content []byte) bool {
+			return parseLockFile(content).of(mine.claim)
+		})
 		if err == nil {
-			return id, nil
+			return nil
 		}
 		if !isGone(err) && !errors.Is(err, errReplaced) {
-			return id, fmt.Errorf("refresh lock file %s: %w", p.filePath(), err)
+			return fmt.Errorf("refresh lock file %s: %w", p.filePath(), err)
 		}
 	}
-	return id, backend.Unavailable(fmt.Errorf("lock file %s changes faster than it can be read", p.filePath()))
+	return backend.Unavailable(fmt.Errorf("lock file %s changes faster than it can be read", p.filePath()))
 }
 
 // sweep removes what the holder of generation gen, who is stale, may have left
@@ -393,14 +426,13 @@ func (p *place) sweep(gen uint64, ttl time.Duration) {
 // was cut short, after a look at what it is: one that was moved by mistake has yet
 // to be put back.
 func (p *place) clearAside(aside string, ttl time.Duration) {
-	content, i, err := p.b.sys.read(p.parentDir, aside)
+	s, err := p.peek(aside)
 	if err != nil {
 		if !isNotExist(err) {
 			p.later(aside)
 		}
 		return
 	}
-	s := seen{parseLockFile(content), i, true}
 	if !s.hasp {
 		r, err := p.fileRecord(s, ttl)
 		if err != nil {

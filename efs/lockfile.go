@@ -25,6 +25,9 @@ type lockFile struct {
 	ttl    time.Duration
 }
 
+// of tells whether it is the one that was written for claim.
+func (f lockFile) of(claim string) bool { return f.hasp && f.claim == claim }
+
 // formatStamp is the first line: seconds since 1970 as a decimal fraction, always
 // 17 characters, so that it can be refreshed in place.
 func formatStamp(t time.Time) string {
@@ -67,25 +70,39 @@ func oneLine(s string) string {
 // parseLockFile reads what either kind wrote. A file that is empty, torn or
 // anything else has ok unset.
 func parseLockFile(content []byte) (f lockFile) {
-	lines := strings.Split(string(content), "\n")
-	stamp, err := strconv.ParseFloat(strings.TrimSpace(lines[0]), 64)
+	text := string(content)
+	line := func() (s string) {
+		s, text, _ = strings.Cut(text, "\n")
+		return s
+	}
+	stamp, err := strconv.ParseFloat(strings.TrimSpace(line()), 64)
 	f.ok = err == nil && !math.IsNaN(stamp) && !math.IsInf(stamp, 0)
 	if !f.ok {
 		return f
 	}
-	if len(lines) > 2 {
-		f.holder.PID, _ = strconv.Atoi(strings.TrimSpace(lines[1]))
-		f.holder.Host = oneLine(strings.TrimSpace(lines[2]))
+	if strings.Count(text, "\n") > 0 { // else the second line may be half written
+		f.holder.PID, _ = strconv.Atoi(strings.TrimSpace(line()))
+		f.holder.Host = oneLine(strings.TrimSpace(line()))
 	}
-	if len(lines) > 4 {
-		var ms int64
-		n, err := fmt.Sscanf(lines[4], "hasp token=%d claim=%s ttl=%d", &f.gen, &f.claim, &ms)
-		if n == 3 && err == nil && ms > 0 && ms <= math.MaxInt64/int64(time.Millisecond) {
-			f.hasp, f.ttl = true, time.Duration(ms)*time.Millisecond
-		}
-	}
-	if len(lines) > 5 && f.hasp {
-		f.holder.Owner = strings.TrimPrefix(lines[5], "owner=")
+	line() // the system
+	f.hasp = f.parseClaim(line())
+	if f.hasp {
+		f.holder.Owner = strings.TrimPrefix(line(), "owner=")
 	}
 	return f
+}
+
+// parseClaim reads "hasp token=<gen> claim=<claim> ttl=<ms>".
+func (f *lockFile) parseClaim(line string) bool {
+	rest, ok := strings.CutPrefix(line, "hasp token=")
+	token, rest, ok2 := strings.Cut(rest, " claim=")
+	claim, rest, ok3 := strings.Cut(rest, " ttl=")
+	ttl, _, _ := strings.Cut(rest, " ") // a later version may say more
+	gen, gerr := strconv.ParseUint(token, 10, 64)
+	ms, terr := strconv.ParseInt(ttl, 10, 64)
+	if !ok || !ok2 || !ok3 || gerr != nil || terr != nil || claim == "" || ms <= 0 || ms > math.MaxInt64/int64(time.Millisecond) {
+		return false
+	}
+	f.gen, f.claim, f.ttl = gen, claim, time.Duration(ms)*time.Millisecond
+	return true
 }

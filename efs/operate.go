@@ -44,7 +44,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 				return &backend.HeldError{Record: p.record(cur, changed, now)}
 			}
 			if !b.opts.NoLockFile {
-				if err := p.unguard(fileID{}, cur.claim, cur.gen); err != nil {
+				if err := p.unguard(cur.claim, cur.gen); err != nil {
 					return err
 				}
 			}
@@ -85,7 +85,7 @@ func (p *place) breakFile() error {
 	}
 	// Generation 0 is nobody's, so its names are free for this.
 	p.clearAside(asideName(p.base, 0, 0), defaultLegacyTTL)
-	return p.moveAside(s.id, 0, 0)
+	return p.moveAside(s, 0, 0)
 }
 
 // RaiseToken implements backend.TokenRaiser: a free baton is renamed to floor; a

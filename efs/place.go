@@ -201,7 +201,7 @@ func (p *place) boot() error {
 	if err == nil {
 		var d *os.File
 		if d, err = p.b.sys.openState(p.parentDir, name); err == nil {
-			_, err = p.b.sys.create(d, baton{gen: gen}.name(), nil)
+			err = p.b.sys.create(d, baton{gen: gen}.name(), nil)
 			d.Close()
 		}
 	}

@@ -36,9 +36,6 @@ func statFresh(fd int, name string) (info, error) {
 	}, nil
 }
 
-// statCached is what the client knows of an open file.
-func statCached(fd int) (info, error) { return statFresh(fd, "") }
-
 // touchFd sets mtime to the server's time, by a write: futimes would send this
 // host's.
 func touchFd(fd int) error {

@@ -9,14 +9,7 @@ import (
 // statFresh is statx with AT_STATX_FORCE_SYNC: one GETATTR on a network file
 // system, which also tells the client whether what it has cached is still good.
 func statFresh(fd int, name string) (info, error) {
-	return statx(fd, name, unix.AT_STATX_FORCE_SYNC)
-}
-
-// statCached is what the client knows of an open file: enough for what it is.
-func statCached(fd int) (info, error) { return statx(fd, "", unix.AT_STATX_DONT_SYNC) }
-
-func statx(fd int, name string, sync int) (info, error) {
-	flags := sync | unix.AT_SYMLINK_NOFOLLOW
+	flags := unix.AT_STATX_FORCE_SYNC | unix.AT_SYMLINK_NOFOLLOW
 	if name == "" {
 		flags |= unix.AT_EMPTY_PATH
 	}

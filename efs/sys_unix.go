@@ -123,11 +123,11 @@ func setgid(m fs.FileMode) uint32 {
 	return 0
 }
 
-// create makes a new file with this content and returns what it is. Errors of
-// close count: that is where a network file system says that it is full.
-func (s *sys) create(d *os.File, name string, content []byte) (id fileID, err error) {
+// create makes a new file with this content. Errors of close count: that is where
+// a network file system says that it is full.
+func (s *sys) create(d *os.File, name string, content []byte) error {
 	var fd int
-	err = s.step("create", func() (err error) {
+	err := s.step("create", func() (err error) {
 		fd, err = openat(int(d.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 		return fail("create", name, err)
 	})
@@ -135,7 +135,7 @@ func (s *sys) create(d *os.File, name string, content []byte) (id fileID, err er
 		if fd > 0 {
 			_ = unix.Close(fd)
 		}
-		return id, err
+		return err
 	}
 	if len(content) > 0 {
 		err = s.step("write", func() error {
@@ -145,12 +145,6 @@ func (s *sys) create(d *os.File, name string, content []byte) (id fileID, err er
 			}
 			return fail("write", name, err)
 		})
-		if err == nil {
-			var i info
-			// not fresh: that would send the content now and once more at close
-			i, err = statCached(fd)
-			id = i.id
-		}
 	}
 	closed := false
 	cerr := s.step("close", func() error {
@@ -163,7 +157,7 @@ func (s *sys) create(d *os.File, name string, content []byte) (id fileID, err er
 	if err == nil {
 		err = cerr
 	}
-	return id, err
+	return err
 }
 
 // read returns a small file's content and what fstat says of it. What is not a
@@ -174,39 +168,67 @@ func (s *sys) read(d *os.File, name string) (content []byte, i info, err error) 
 		if err != nil {
 			return fail("open", name, err)
 		}
-		f := os.NewFile(uintptr(fd), name)
-		defer f.Close()
-		if i, err = statFresh(fd, ""); err != nil {
-			return fail("stat", name, err)
-		}
-		if i.mode.IsDir() {
-			return fail("read", name, unix.EISDIR)
-		}
-		if !i.mode.IsRegular() {
-			return fail("read", name, errNotRegular)
-		}
-		content, err = io.ReadAll(io.LimitReader(f, maxLockFile))
-		return err
+		defer unix.Close(fd)
+		content, i, err = contentOf(fd)
+		return fail("read", name, err)
 	})
 	return content, i, err
 }
 
-// overwrite writes content at the start of name, if it is still the file id.
-func (s *sys) overwrite(d *os.File, name string, id fileID, content []byte) error {
+// contentOf reads the file that is open as fd, as long as it is now. An os.File would
+// cost more than the rest of it together.
+func contentOf(fd int) (content []byte, i info, err error) {
+	i, err = statFresh(fd, "")
+	switch {
+	case err != nil:
+		return nil, i, err
+	case i.mode.IsDir():
+		return nil, i, unix.EISDIR
+	case !i.mode.IsRegular():
+		return nil, i, errNotRegular
+	}
+	content = make([]byte, min(i.size, maxLockFile))
+	for at := 0; at < len(content); {
+		n, err := unix.Pread(fd, content[at:], int64(at))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, i, err
+		case n == 0: // it was cut short
+			return content[:at], i, nil
+		default:
+			at += n
+		}
+	}
+	return content, i, nil
+}
+
+// overwrite writes content at the start of name, if what it has is ours: it stays
+// this file while it is open, whoever else has its name by then. Errors of close
+// count, as for create.
+func (s *sys) overwrite(d *os.File, name string, content []byte, ours func([]byte) bool) error {
 	return s.step("overwrite", func() error {
-		fd, err := openat(int(d.Fd()), name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		fd, err := openat(int(d.Fd()), name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fail("open", name, err)
 		}
-		f := os.NewFile(uintptr(fd), name)
-		i, err := statFresh(fd, "")
-		if err == nil && i.id != id {
+		has, _, err := contentOf(fd)
+		if err == nil && !ours(has) {
 			err = errReplaced
 		}
-		if err == nil {
-			_, err = f.WriteAt(content, 0)
+		for err == nil && len(content) > 0 {
+			var n int
+			n, err = unix.Pwrite(fd, content, 0)
+			switch {
+			case err == unix.EINTR:
+				err = nil
+			case err == nil && n < len(content):
+				err = io.ErrShortWrite
+			default:
+				content = nil
+			}
 		}
-		if cerr := f.Close(); err == nil {
+		if cerr := unix.Close(fd); err == nil {
 			err = cerr
 		}
 		return fail("write", name, err)

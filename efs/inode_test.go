@@ -1,0 +1,143 @@
+//go:build unix
+
+package efs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// A file system may give the number of a file that was removed to the next one, and
+// most do. So a file with the number of ours can be another's. Writing into the file
+// makes one; to remove it and to create the other gives the same number only now and
+// then.
+func TestNumberUsedAgain(t *testing.T) {
+	const ttl = time.Second
+	others := map[string]string{
+		"lock-file protocol": fmt.Sprintf("%d.5\n4711\nother-host\nLinux\n", time.Now().Unix()),
+		"hasp": string(formatLockFile(baton{
+			gen: 1 << 60, held: true, ttl: ttl, claim: "another", holder: backend.Holder{Owner: "b", Host: "other-host", PID: 4711},
+		}, time.Now())),
+	}
+	for name, other := range others {
+		start := func(t *testing.T) (*Backend, string) {
+			dir := t.TempDir()
+			b := open(t, dir, nil)
+			t.Cleanup(func() { b.Close() })
+			return b, filepath.Join(dir, "lock")
+		}
+		put := func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte(other), 0o644); err != nil {
+				t.Error(err)
+			}
+		}
+		spared := func(t *testing.T, path string) {
+			t.Helper()
+			if got, err := os.ReadFile(path); err != nil || string(got) != other {
+				t.Errorf("the other's lock file: %q, %v; want %q", got, err, other)
+			}
+		}
+		t.Run(name+", at release", func(t *testing.T) {
+			b, path := start(t)
+			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, path)
+			_ = b.Release(ctxBG, g) // frees the baton
+			spared(t, path)
+		})
+		t.Run(name+", during release", func(t *testing.T) {
+			b, path := start(t)
+			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := false
+			b.sys.fault = func(op string, do func() error) error {
+				if op == "rename" && !done { // after the look at what is there
+					done = true
+					put(t, path)
+				}
+				return do()
+			}
+			_ = b.Release(ctxBG, g)
+			spared(t, path)
+		})
+		t.Run(name+", at a heartbeat", func(t *testing.T) {
+			b, path := start(t)
+			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, path)
+			if _, err := b.Renew(ctxBG, g); !errors.Is(err, backend.ErrLost) {
+				t.Errorf("renewed, with another's lock file in place: %v", err)
+			}
+			spared(t, path)
+		})
+		t.Run(name+", while a dead one's file is moved aside", func(t *testing.T) {
+			b, path := start(t)
+			hourAgo := time.Now().Add(-time.Hour)
+			if err := errors.Join(os.WriteFile(path, []byte("1.5\n1\nold-host\nLinux\n"), 0o644), os.Chtimes(path, hourAgo, hourAgo)); err != nil {
+				t.Fatal(err)
+			}
+			done := false
+			b.sys.fault = func(op string, do func() error) error {
+				// the renames are the baton's, and then the dead file's
+				if _, err := os.Stat(filepath.Join(filepath.Dir(path), newNameOf(t, filepath.Dir(path)))); op == "rename" && err == nil && !done {
+					done = true
+					put(t, path)
+				}
+				return do()
+			}
+			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
+			if !errors.Is(err, backend.ErrHeld) {
+				t.Errorf("granted %v, %v, with another's live lock file in place", g, err)
+			}
+			if !done {
+				t.Error("the dead file was never moved")
+			}
+			spared(t, path)
+		})
+		t.Run(name+", after a dead one's was moved aside", func(t *testing.T) {
+			b, path := start(t)
+			hourAgo := time.Now().Add(-time.Hour)
+			if err := errors.Join(os.WriteFile(path, []byte("1.5\n1\nold-host\nLinux\n"), 0o644), os.Chtimes(path, hourAgo, hourAgo)); err != nil {
+				t.Fatal(err)
+			}
+			b.sys.fault = func(op string, do func() error) error {
+				err := do()
+				if err == nil && (op == "rename-new" || op == "link") {
+					put(t, path)
+				}
+				return err
+			}
+			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
+			if !errors.Is(err, backend.ErrHeld) {
+				t.Errorf("granted %v, %v, with another's live lock file in place", g, err)
+			}
+			spared(t, path)
+		})
+	}
+}
+
+// newNameOf is the lock file in dir that is not in place yet, if there is one.
+func newNameOf(t *testing.T, dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name() != "lock" {
+			return e.Name()
+		}
+	}
+	return "none"
+}
