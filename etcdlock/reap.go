@@ -78,7 +78,9 @@ func (b *Backend) reap(l *lease) {
 	now := time.Now()
 	var due, lost []*entry
 	b.mu.Lock()
-	l.reaper = nil
+	if !now.Before(l.reapAt) { // else it was too late to stop this one, and another is set
+		l.reaper = nil
+	}
 	for front := l.order.Front(); front != nil; front = l.order.Front() {
 		e := front.Value.(*entry)
 		if e.due.After(now) {
