@@ -31,11 +31,12 @@ type Backend struct {
 	client *clientv3.Client
 	owned  bool // Close closes client too
 	names  names
-	// kv and watcher use the client's connection and not the client's own KV and
-	// Watcher, which a program may have wrapped in a namespace: what is sent in
-	// other ways would not be in it.
+	// These use the client's connection and not the client's own KV, Watcher and
+	// Lease, which a program may have wrapped in a namespace: what is sent in other
+	// ways would not be in it.
 	kv      etcdserverpb.KVClient
 	watcher clientv3.Watcher
+	lessor  clientv3.Lease
 
 	// ctx ends at Close and bounds what the backend does by itself: watches,
 	// keepalives for waiters, removal of entries that ran out.
@@ -71,7 +72,7 @@ var (
 // New returns a backend on client, which stays the caller's: Close leaves it
 // open. New sends nothing; whether etcd can be reached is seen at first use.
 // What the client's KV, Watcher and Lease have been wrapped in, such as a
-// namespace, is passed by: put a namespace into Options.Prefix.
+// namespace, is passed by: put a namespace into Options.Prefix. See [Owner].
 //
 // A client for locks should have DialKeepAliveTime set, so that a connection
 // which has silently died is replaced: seconds, well below the TTLs in use.
@@ -87,6 +88,7 @@ func New(client *clientv3.Client, opts *Options) *Backend {
 		client:   client,
 		kv:       clientv3.RetryKVClient(client),
 		watcher:  clientv3.NewWatcher(client),
+		lessor:   clientv3.NewLease(client),
 		names:    names{prefix: prefix},
 		slots:    map[int64]*slot{},
 		leases:   map[*lease]*slot{},
@@ -137,7 +139,8 @@ func (b *Backend) Close() error {
 	// removed goes with its lease, which nobody keeps alive from here on.
 	_ = b.remove(ctx, doomed)
 	b.revokeIdle(ctx)
-	_ = b.watcher.Close() // all watches have ended
+	// all watches have ended, and no keepalive was sent through lessor
+	_, _ = b.watcher.Close(), b.lessor.Close()
 	if !b.owned {
 		return nil
 	}

@@ -31,7 +31,7 @@ func (b *Backend) Inspect(ctx context.Context, key string) (backend.Record, erro
 	if err != nil {
 		return backend.Record{}, b.fail(op, key, err)
 	}
-	ttl, err := b.client.TimeToLive(clientv3.WithRequireLeader(ctx), clientv3.LeaseID(resp.Kvs[0].Lease))
+	ttl, err := b.lessor.TimeToLive(clientv3.WithRequireLeader(ctx), clientv3.LeaseID(resp.Kvs[0].Lease))
 	if err != nil {
 		return backend.Record{}, b.fail(op, key, b.explain(ctx, err))
 	}

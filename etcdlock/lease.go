@@ -328,17 +328,17 @@ func (b *Backend) revokeIdle(ctx context.Context) {
 	b.mu.Unlock()
 	for _, id := range orphans {
 		// most of them were never granted
-		_, _ = b.client.Revoke(ctx, id)
+		_, _ = b.lessor.Revoke(ctx, id)
 	}
 	for l, used := range used {
 		if used {
-			resp, err := b.client.TimeToLive(ctx, l.id, clientv3.WithAttachedKeys())
+			resp, err := b.lessor.TimeToLive(ctx, l.id, clientv3.WithAttachedKeys())
 			fence := b.names.fence(l)
 			if err != nil || slices.ContainsFunc(resp.Keys, func(k []byte) bool { return string(k) != fence }) {
 				continue
 			}
 		}
 		// what cannot be revoked ends with its TTL
-		_, _ = b.client.Revoke(ctx, l.id)
+		_, _ = b.lessor.Revoke(ctx, l.id)
 	}
 }

@@ -78,9 +78,9 @@ type renewal struct {
 func (b *Backend) renewSome(ctx context.Context, gs []backend.Grant, out []backend.Renewal, rs []renewal, kept error) {
 	const op = "renew"
 	missing, err := b.look(ctx, rs)
-	now := time.Now()
 	var lost []*entry
 	b.mu.Lock()
+	now := time.Now() // here, or an entry granted meanwhile could be due after these
 	for j, r := range rs {
 		switch {
 		case err != nil:

@@ -2,11 +2,13 @@ package etcdlock
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // Requests ask the member that gets them to refuse at once if it knows no
@@ -67,11 +69,14 @@ func (b *Backend) get(ctx context.Context, key string, opts ...clientv3.OpOption
 	return resp.Get(), nil
 }
 
+// callOptions are those that the client library sends its requests with.
+var callOptions = []grpc.CallOption{grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(math.MaxInt32)}
+
 // send sends a transaction that was put together without the client library.
 func (b *Backend) send(ctx context.Context, req *etcdserverpb.TxnRequest) (resp *etcdserverpb.TxnResponse, err error) {
 	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
-		resp, err = b.kv.Txn(ctx, req)
-		return err
+		resp, err = b.kv.Txn(ctx, req, callOptions...)
+		return clientv3.ContextError(ctx, err)
 	})
 	return resp, err
 }
@@ -79,8 +84,8 @@ func (b *Backend) send(ctx context.Context, req *etcdserverpb.TxnRequest) (resp 
 func (b *Backend) delete(ctx context.Context, key string) (resp *etcdserverpb.DeleteRangeResponse, err error) {
 	req := &etcdserverpb.DeleteRangeRequest{Key: []byte(key)}
 	err = b.withLeader(ctx, func(ctx context.Context) (err error) {
-		resp, err = b.kv.DeleteRange(ctx, req)
-		return err
+		resp, err = b.kv.DeleteRange(ctx, req, callOptions...)
+		return clientv3.ContextError(ctx, err)
 	})
 	return resp, err
 }

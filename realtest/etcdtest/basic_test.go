@@ -1,6 +1,7 @@
 package etcdtest_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/hasplock/hasp/realtest/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/namespace"
+	"google.golang.org/grpc/connectivity"
 )
 
 func TestVerbs(t *testing.T) {
@@ -197,6 +199,8 @@ func TestNamespacedClient(t *testing.T) {
 		t.Error("the loss was not reported")
 	}
 
+	stays := claim(30 * time.Second)
+	mustAcquire(t, a, "stays", stays)
 	held := mustAcquire(t, b, "k", claim(5*time.Second))
 	waited := make(chan error, 1)
 	go func() {
@@ -218,5 +222,61 @@ func TestNamespacedClient(t *testing.T) {
 	mustRelease(t, b, held)
 	if err := <-waited; err != nil {
 		t.Errorf("waiting: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if he := mustBeHeld(t, b, "stays", claim(5*time.Second)); he.Record.ID != stays.ID {
+		t.Errorf("after Close of its holder's backend %q holds, want %q", he.Record.ID, stays.ID)
+	}
+}
+
+// While the connection is being made anew, requests wait for it.
+func TestWaitsForConnection(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	ctx := testContext(t)
+	client := srv.Client()
+	b := newBackend(t, client)
+	g := mustAcquire(t, b, "k", claim(time.Minute))
+	srv.Kill()
+	conn := client.ActiveConnection()
+	for s := conn.GetState(); s != connectivity.TransientFailure; s = conn.GetState() {
+		conn.Connect()
+		if !conn.WaitForStateChange(ctx, s) {
+			t.Fatalf("the connection is %v after the server's death", s)
+		}
+	}
+	errs := make(chan error, 2)
+	go func() { _, err := b.Acquire(ctx, "another", claim(time.Minute)); errs <- err }()
+	go func() { errs <- b.Release(ctx, g) }()
+	srv.Restart()
+	for range 2 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// An error of a request that its context has ended matches the context's error and
+// its cause.
+func TestCanceledRequest(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	b := newBackend(t, srv.Client())
+	g := mustAcquire(t, b, "k", claim(time.Minute))
+	srv.Freeze()
+	defer srv.Thaw()
+	cause := errors.New("the caller's own reason")
+	for what, call := range map[string]func(context.Context) error{
+		"acquire": func(ctx context.Context) error { return errOf(b.Acquire(ctx, "another", claim(time.Minute))) },
+		"release": func(ctx context.Context) error { return b.Release(ctx, g) },
+	} {
+		ctx, cancel := context.WithCancelCause(testContext(t))
+		time.AfterFunc(50*time.Millisecond, func() { cancel(cause) })
+		err := call(ctx)
+		for _, want := range []error{context.Canceled, cause, backend.ErrUnavailable} {
+			if !errors.Is(err, want) {
+				t.Errorf("%s: %v does not match %v", what, err, want)
+			}
+		}
 	}
 }

@@ -23,6 +23,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/hasplock/hasp/realtest/internal/child"
 )
 
 // startTimeout bounds how long a member may take to be ready.
@@ -182,19 +184,21 @@ func (s *Server) Kill() {
 }
 
 // Freeze stops the process without ending it, as SIGSTOP does.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() { s.tell(child.Stop) }
 
 // Thaw lets a frozen process go on.
-func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+func (s *Server) Thaw() {
+	s.tell(func(p *os.Process) error { return p.Signal(syscall.SIGCONT) })
+}
 
-func (s *Server) signal(sig os.Signal) {
+func (s *Server) tell(f func(*os.Process) error) {
 	s.tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cmd == nil {
 		s.tb.Fatalf("etcdtest: member %s does not run", s.member.Name)
 	}
-	if err := s.cmd.Process.Signal(sig); err != nil {
+	if err := f(s.cmd.Process); err != nil {
 		s.tb.Fatalf("etcdtest: signal member %s: %v", s.member.Name, err)
 	}
 }

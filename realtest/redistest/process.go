@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/hasplock/hasp/realtest/internal/child"
 )
 
 // process is a redis-server of ours.
@@ -148,15 +150,17 @@ func (s *Server) Restart() {
 
 // Pause stops the server's process: it does not answer, and connections to it
 // stay open. Resume ends that.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() { s.tell(child.Stop) }
 
 // Resume lets a paused server go on.
-func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+func (s *Server) Resume() {
+	s.tell(func(p *os.Process) error { return p.Signal(syscall.SIGCONT) })
+}
 
-func (s *Server) signal(sig os.Signal) {
+func (s *Server) tell(f func(*os.Process) error) {
 	s.tb.Helper()
 	if p := s.child(); p != nil {
-		if err := p.cmd.Process.Signal(sig); err != nil {
+		if err := f(p.cmd.Process); err != nil {
 			s.tb.Fatal(err)
 		}
 	}
