@@ -41,6 +41,7 @@ type lease struct {
 	fence   int64       // revision of its fence; see fence.go
 	reaper  *time.Timer // for the front of order, or earlier
 	reapAt  time.Time   // when it goes off
+	armed   int         // how often it was set
 	keeper  *time.Timer // while there are waiters
 }
 

@@ -68,17 +68,19 @@ func (b *Backend) armLocked(l *lease) {
 		l.reaper.Stop()
 	}
 	l.reapAt = due
+	l.armed++
+	n := l.armed
 	l.reaper = time.AfterFunc(time.Until(due), func() {
-		b.spawn(func() { b.reap(l) })
+		b.spawn(func() { b.reap(l, n) })
 	})
 }
 
-// reap removes the entries of l that are due.
-func (b *Backend) reap(l *lease) {
+// reap removes the entries of l that are due. It is called by l's nth timer.
+func (b *Backend) reap(l *lease, n int) {
 	now := time.Now()
 	var due, lost []*entry
 	b.mu.Lock()
-	if !now.Before(l.reapAt) { // else it was too late to stop this one, and another is set
+	if n == l.armed { // else it was too late to stop this one, and another is set
 		l.reaper = nil
 	}
 	for front := l.order.Front(); front != nil; front = l.order.Front() {
