@@ -128,6 +128,34 @@ func TestNumberUsedAgain(t *testing.T) {
 	}
 }
 
+// Nor is what is no file at all taken away with ours.
+func TestSparesWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "lock")
+	b := open(t, dir, nil)
+	defer b.Close()
+	g, err := b.Acquire(ctxBG, "lock", testClaim("a", time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := false
+	b.sys.fault = func(op string, do func() error) error {
+		if op == "rename" && !done { // after the look at what is there
+			done = true
+			if err := errors.Join(os.Remove(path), os.Symlink("elsewhere", path)); err != nil {
+				t.Error(err)
+			}
+		}
+		return do()
+	}
+	if err := b.Release(ctxBG, g); err != nil {
+		t.Error(err)
+	}
+	if to, err := os.Readlink(path); err != nil || to != "elsewhere" {
+		t.Errorf("the symbolic link: %q, %v", to, err)
+	}
+}
+
 // newNameOf is the lock file in dir that is not in place yet, if there is one.
 func newNameOf(t *testing.T, dir string) string {
 	entries, err := os.ReadDir(dir)

@@ -216,16 +216,14 @@ func (s *sys) overwrite(d *os.File, name string, content []byte, ours func([]byt
 		if err == nil && !ours(has) {
 			err = errReplaced
 		}
-		for err == nil && len(content) > 0 {
+		if err == nil {
 			var n int
 			n, err = unix.Pwrite(fd, content, 0)
-			switch {
-			case err == unix.EINTR:
-				err = nil
-			case err == nil && n < len(content):
+			for err == unix.EINTR {
+				n, err = unix.Pwrite(fd, content, 0)
+			}
+			if err == nil && n < len(content) {
 				err = io.ErrShortWrite
-			default:
-				content = nil
 			}
 		}
 		if cerr := unix.Close(fd); err == nil {

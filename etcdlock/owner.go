@@ -10,8 +10,8 @@ import (
 // not at all, whatever pauses, expires or is partitioned meanwhile: for data in
 // the same etcd it is the fence. It names the etcd key in full, so it does not go
 // into transactions of a client that is wrapped in a namespace: there it never holds.
-// g is the grant of a hasp lease; the answer is
-// false if it did not come from this package.
+// g is the grant of a hasp lease; the answer is false if it did not come from this
+// package.
 func Owner(g backend.Grant) (clientv3.Cmp, bool) {
 	st, ok := g.State.(grantState)
 	if !ok {
