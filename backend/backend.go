@@ -15,14 +15,19 @@
 //   - [Watcher]: waiters are woken instead of polling
 //   - [Breaker]: an operator's forced release
 //   - [Lister]: enumerating keys
+//   - [Clearer]: clearing away what dead holders left in others' way
+//   - [Sealer]: closing a key for good, because its lock is kept in another store now
 //   - [BatchRenewer]: many heartbeats in one request
 //   - [LossNotifier]: loss is reported as soon as the store tells
 //   - [TokenRaiser]: tokens can be lifted above another store's
+//   - [ValueStore]: a value is kept beside a key, which only the key's holder can set
 //   - [Prompt]: no call outlives its context
 //   - [Punctual]: no call outlives its deadline
 //   - [Warner]: what was found suspicious when the backend was opened
+//   - [Selective]: which of the above a backend that is made of others really has
 //
-// [Capabilities] tells which of them a backend has.
+// [Capabilities] tells which of them a backend has. An [Examiner] looks a store over
+// for an operator; it is found by the URL, since it also has to work where Open refuses.
 //
 // # Repetition
 //
@@ -30,6 +35,12 @@
 // can be lost after the store has acted, and the engine then asks again.
 // Durations, never absolute times, cross this interface, because two hosts'
 // clocks are never compared.
+//
+// # Words
+//
+// An error says what happened, where, and what to do. It does not name the verb and
+// the key: whoever called adds both, once. A key or a holder's name in it is quoted
+// (%q), or comes from [Record.String] or [Printable]: both are anyone's text.
 package backend
 
 import (
@@ -46,9 +57,9 @@ type Backend interface {
 	// holder.
 	//
 	// If key is free, or held by a holder whose TTL has run out by the store's
-	// own clock, Acquire takes it and returns a Grant with c's ID, c's TTL and a
-	// Token that is greater than every token ever granted for key and greater
-	// than c.TokenFloor. If two claims race, at most one succeeds.
+	// own clock, Acquire takes it and returns a Grant with c's ID, c's TTL (but see
+	// Grant.TTL) and a Token that is greater than every token ever granted for key
+	// and greater than c.TokenFloor. If two claims race, at most one succeeds.
 	//
 	// If c.ID already holds key (an earlier attempt took it and its answer was
 	// lost), Acquire returns that same token again, and restarts the TTL: the
@@ -76,6 +87,11 @@ type Backend interface {
 	// the key in between. It returns an error that matches ErrLost if g had
 	// already been taken over, broken, or has expired and was forgotten.
 	//
+	// After a Release of unknown outcome the engine calls Release again. ErrLost then
+	// says only that g does not hold its key: the first request may have freed it, and
+	// another have taken it. The engine asks Inspect how long that one has had the key
+	// (Record.HeldFor), and reports a loss if it was before the first request.
+	//
 	// The engine also calls Release after an Acquire of unknown outcome, with a
 	// grant that has only Key and ID: whatever that claim holds is freed then,
 	// and ErrLost means that there was nothing.
@@ -86,7 +102,8 @@ type Backend interface {
 	Inspect(ctx context.Context, key string) (Record, error)
 
 	// Close lets go of what the backend itself holds (connections, files). It
-	// does not release locks. Calls after Close fail with ErrClosed.
+	// does not release locks. Calls after Close fail with ErrClosed, except
+	// another Close, which does nothing and returns nil.
 	Close() error
 }
 
@@ -113,7 +130,12 @@ type Grant struct {
 	// Token is the fencing token: it strictly increases from one acquisition of
 	// a key to the next, across releases, expiry, breaks and restarts.
 	Token uint64
-	// TTL is the TTL in force, at least the one claimed.
+	// TTL is the TTL in force: at least the one claimed, except that a claim that
+	// was registered with Watch may be granted less at first. What it is granted
+	// is kept in full, and the first Renew gives it at least the TTL claimed, and so
+	// does every later one. The engine sends that Renew at once, beside its
+	// caller's work. So a store can keep those who wait on a short lease, which a
+	// dead one does not keep for long, and hand the key over without a write.
 	TTL time.Duration
 	// State is the backend's own. The engine carries it from one call to the
 	// next and never looks inside. A backend must cope with its absence by
@@ -158,9 +180,53 @@ type Breaker interface {
 
 // Lister is for backends that can enumerate their keys.
 type Lister interface {
-	// List returns the records of the held (and stale) keys that start with
-	// prefix, in the keys' byte order. Free keys are left out.
+	// List returns the records of the held (and stale, and sealed) keys that start with
+	// prefix, in the keys' byte order. Free keys are left out. A key whose state
+	// cannot be read is one record in state Unknown, and the others are told.
 	List(ctx context.Context, prefix string) ([]Record, error)
+}
+
+// Clearer is for backends whose dead holders leave something behind that keeps
+// programs other than hasp's out.
+type Clearer interface {
+	// Clear takes away what is left for the keys that start with prefix and that
+	// nobody holds, and with stale also for those whose holder is stale. It returns
+	// their records from before, and one in state Unknown for each key that it could
+	// not deal with. It never touches a live holder.
+	Clear(ctx context.Context, prefix string, stale bool) ([]Record, error)
+}
+
+// Sealer is for backends that can close a key to all who do not know that its lock is kept
+// in another store now, programs other than hasp's included.
+type Sealer interface {
+	// Seal closes key. From then on every Acquire of it fails with an error that matches
+	// ErrMoved, and neither time, nor a clock, nor Break ends that: only Unseal does. To is the
+	// URL of the store that has the lock now; records and errors show it as RedactURL does.
+	// Key need not have been locked before.
+	//
+	// Seal takes the lock first: the error is a *HeldError if another holds it. A key that is
+	// sealed already is sealed again, with this URL. After an error that matches
+	// ErrUnavailable it may or may not be sealed, and Seal is repeated.
+	Seal(ctx context.Context, key, to string) error
+
+	// Unseal undoes it. An error that matches ErrNotHeld says that key is not sealed.
+	// It may have been by an earlier Unseal of unknown outcome.
+	Unseal(ctx context.Context, key string) error
+
+	// SealAll seals each key that starts with prefix and that the store knows of, and also
+	// what looks like another program's lock. It tells what became of each, in the keys' byte
+	// order, and goes on after one that could not be sealed. Keys for which skip is true
+	// are left alone; a nil skip skips none.
+	SealAll(ctx context.Context, prefix, to string, skip func(key string) bool) ([]Sealing, error)
+
+	// UnsealAll unseals the keys that start with prefix and are sealed.
+	UnsealAll(ctx context.Context, prefix string) ([]Sealing, error)
+}
+
+// Sealing is what became of one key: it was sealed, or unsealed, if Err is nil.
+type Sealing struct {
+	Key string
+	Err error
 }
 
 // BatchRenewer is for backends that can renew many grants in one request.

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -27,6 +26,9 @@ var (
 	// ErrTokensExhausted means that no token is greater than the last one, or the
 	// floor. Nothing was changed.
 	ErrTokensExhausted = errors.New("tokens are used up: the last one is the greatest there is")
+	// ErrMoved means that the key was sealed: its lock is kept in another store by now,
+	// which the error names. It is definite, and waiting does not help.
+	ErrMoved = errors.New("lock has moved")
 	// ErrCorrupt means that what the store has for a key is not something hasp
 	// wrote. Nothing was changed; a person has to look.
 	ErrCorrupt = errors.New("lock state is corrupt")
@@ -57,5 +59,5 @@ func Unavailable(cause error) error {
 
 type unavailable struct{ cause error }
 
-func (e *unavailable) Error() string   { return fmt.Sprintf("%v: %v", ErrUnavailable, e.cause) }
+func (e *unavailable) Error() string   { return ErrUnavailable.Error() + ": " + Text(e.cause) }
 func (e *unavailable) Unwrap() []error { return []error{ErrUnavailable, e.cause} }

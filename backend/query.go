@@ -23,7 +23,7 @@ func NewQuery(u *url.URL) *Query {
 	q := &Query{}
 	var err error
 	if q.values, err = url.ParseQuery(u.RawQuery); err != nil {
-		q.errs = append(q.errs, fmt.Errorf("options %q: %w", u.RawQuery, err))
+		q.errs = append(q.errs, fmt.Errorf("the URL's options: %s cannot be parsed: %s", badOption(u.RawQuery), unquoted(err.Error())))
 	}
 	return q
 }
@@ -42,7 +42,7 @@ func (q *Query) get(name string) (string, bool) {
 }
 
 func (q *Query) bad(name, val, want string) {
-	q.errs = append(q.errs, fmt.Errorf("option %s=%q: want %s", name, val, want))
+	q.errs = append(q.errs, fmt.Errorf("option %s=%q: want %s", name, redactOption(name, val), want))
 }
 
 // String returns option name, or def.

@@ -49,7 +49,7 @@ func TestQueryRefuses(t *testing.T) {
 		"wait=-5s":      `option wait="-5s": want a duration that is not negative`,
 		"on=1&on=0":     `option "on" is given 2 times`,
 		"lokfile=false": `unknown option "lokfile": known are n, on, wait`,
-		"a=%zz":         `options "a=%zz"`,
+		"a=%zz":         `option "a" cannot be parsed`,
 		"a=1;b=2":       "semicolon",
 	} {
 		q := query(t, raw)

@@ -14,6 +14,10 @@ const (
 	Free  State = "free"
 	Held  State = "held"
 	Stale State = "stale" // its holder's TTL has run out; the next claim takes it over
+	// Sealed: nobody can take it, since it is kept in another store now. Note says where.
+	Sealed State = "sealed"
+	// Unknown is of a key in a list whose state cannot be read. Note says why.
+	Unknown State = "unknown"
 )
 
 // Record is what a store knows of a key. Durations are as of the moment the
@@ -25,7 +29,8 @@ type Record struct {
 	Holder Holder
 	Token  uint64        // the holder's; of a free key the last one known, or 0
 	TTL    time.Duration // the holder's; 0 if unknown
-	// HeldFor is how long the holder has had the key; 0 if unknown.
+	// HeldFor is how long the holder has had the key, from its own acquisition and
+	// never longer; 0 if unknown.
 	HeldFor time.Duration
 	// Remaining is how long until the lock is stale if nothing more is heard of
 	// its holder; 0 if it is stale, free, or unknown.
@@ -36,8 +41,9 @@ type Record struct {
 }
 
 // String describes the holder as error messages do: trainer-7 (host
-// ip-10-0-3-4, pid 4123).
+// ip-10-0-3-4, pid 4123). It is Printable.
 func (h Holder) String() string {
+	h.Owner, h.Host = Printable(h.Owner), Printable(h.Host)
 	var in []string
 	if h.Host != "" {
 		in = append(in, "host "+h.Host)
@@ -56,7 +62,7 @@ func (h Holder) String() string {
 	return h.Owner + " (" + strings.Join(in, ", ") + ")"
 }
 
-// String describes the record in one line, without its key.
+// String describes the record in one line, without its key. It is Printable.
 func (r Record) String() string {
 	var b strings.Builder
 	switch r.State {
@@ -64,6 +70,17 @@ func (r Record) String() string {
 		b.WriteString("free")
 		if r.Token != 0 {
 			fmt.Fprintf(&b, ", last token %d", r.Token)
+		}
+		return b.String()
+	case Unknown:
+		return "unknown: " + r.Note
+	case Sealed:
+		b.WriteString("sealed")
+		if r.Token != 0 {
+			fmt.Fprintf(&b, ", last token %d", r.Token)
+		}
+		if r.Note != "" {
+			b.WriteString(" (" + Printable(r.Note) + ")")
 		}
 		return b.String()
 	case Stale:
@@ -79,7 +96,7 @@ func (r Record) String() string {
 		fmt.Fprintf(&b, ", token %d", r.Token)
 	}
 	if r.Note != "" {
-		b.WriteString(" (" + r.Note + ")")
+		b.WriteString(" (" + Printable(r.Note) + ")")
 	}
 	return b.String()
 }

@@ -44,30 +44,47 @@ func Schemes() []string {
 // Open opens the backend that rawURL names. A bare path (no scheme) is a
 // directory of lock files, as if written efs:///path.
 func Open(ctx context.Context, rawURL string) (Backend, error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	open, err := opener(u, rawURL)
+	if err != nil {
+		return nil, err
+	}
+	b, err := open(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("hasp: open %q: %w", RedactURL(rawURL), err)
+	}
+	return b, nil
+}
+
+func parseURL(rawURL string) (*url.URL, error) {
 	if rawURL == "" {
 		return nil, fmt.Errorf("hasp: open: the URL is empty")
 	}
-	var u *url.URL
 	if !strings.Contains(rawURL, ":") || strings.HasPrefix(rawURL, "/") || strings.HasPrefix(rawURL, ".") {
-		u = &url.URL{Scheme: "efs", Path: rawURL}
-	} else {
-		var err error
-		if u, err = url.Parse(rawURL); err != nil {
-			// url.Error repeats the URL, which may have a password in it
-			return nil, fmt.Errorf("hasp: open: the URL cannot be parsed: %w", parseCause(err))
-		}
+		return &url.URL{Scheme: "efs", Path: rawURL}, nil
 	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// Its error quotes the URL, or parts of it, which may be a password's.
+		return nil, fmt.Errorf("hasp: open %q: the URL cannot be parsed: %s (in a user or password, write %% : / ? # [ ] @ and spaces as %%25, %%3A and so on)", RedactURL(rawURL), unquoted(parseCause(err).Error()))
+	}
+	if isAmbiguous(u) {
+		return nil, fmt.Errorf("hasp: open %q: an @ comes after the host: write those in a user or password, a path or an option's name as %%40, and / ? # as %%2F %%3F %%23", RedactURL(rawURL))
+	}
+	return u, nil
+}
+
+func opener(u *url.URL, rawURL string) (Opener, error) {
 	registry.Lock()
 	open := registry.openers[u.Scheme]
 	registry.Unlock()
 	if open == nil {
-		return nil, fmt.Errorf("hasp: open %q: no backend for scheme %q; this program has %s", u.Redacted(), u.Scheme, orNone(Schemes()))
+		return nil, fmt.Errorf("hasp: open %q: no backend for scheme %q; this program has %s", RedactURL(rawURL), u.Scheme, orNone(Schemes()))
 	}
-	b, err := open(ctx, u)
-	if err != nil {
-		return nil, fmt.Errorf("hasp: open %q: %w", u.Redacted(), err)
-	}
-	return b, nil
+	return open, nil
 }
 
 func parseCause(err error) error {
