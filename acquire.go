@@ -9,18 +9,22 @@ import (
 	"github.com/hasplock/hasp/backend"
 )
 
-func (l *locker) TryAcquire(ctx context.Context, key string) (*Lease, error) {
-	return l.acquire(ctx, key, true)
+func (l *locker) TryAcquire(ctx context.Context, key string, opts ...AcquireOption) (*Lease, error) {
+	return l.acquire(ctx, key, true, opts)
 }
 
-func (l *locker) Acquire(ctx context.Context, key string) (*Lease, error) {
-	return l.acquire(ctx, key, false)
+func (l *locker) Acquire(ctx context.Context, key string, opts ...AcquireOption) (*Lease, error) {
+	return l.acquire(ctx, key, false, opts)
 }
 
-func (l *locker) acquire(ctx context.Context, key string, try bool) (*Lease, error) {
-	start := time.Now()
-	w := &wait{start: start, sched: newSchedule(l.opts.Retry, l.opts.MaxWait, start)}
-	err := backend.ValidateKey(key)
+func (l *locker) acquire(ctx context.Context, key string, try bool, opts []AcquireOption) (*Lease, error) {
+	w := &wait{id: l.acquires.Add(1), start: time.Now()}
+	t, err := l.terms(try, opts)
+	if err != nil {
+		return nil, l.failed(key, w, err)
+	}
+	w.terms, w.sched = t, newSchedule(t.Retry, t.MaxWait, w.start)
+	err = backend.ValidateKey(key)
 	if err == nil && ctx.Err() != nil {
 		err = w.canceled(ctx)
 	}
@@ -29,21 +33,37 @@ func (l *locker) acquire(ctx context.Context, key string, try bool) (*Lease, err
 	}
 	if err == nil {
 		defer l.background.done()
-		if try {
-			err = l.tryEnter(key)
+		if t.try {
+			if err = l.tryEnter(key); errors.Is(err, ErrHeld) {
+				l.emitAttempt(key, w)
+			}
 		} else {
 			err = l.enter(ctx, key, w)
 		}
 	}
 	if err != nil {
-		return nil, &Error{"acquire", key, err}
+		return nil, l.failed(key, w, err)
 	}
-	le, err := l.contend(ctx, key, w, try)
+	le, err := l.contend(ctx, key, w)
 	if err != nil {
+		// before the key is passed on, so that events come in the order of what happened
+		err = l.failed(key, w, err)
 		l.exit(key)
-		return nil, &Error{"acquire", key, err}
+		return nil, err
 	}
 	return le, nil
+}
+
+// failed tells of an Acquire that got no lease, and returns its error.
+func (l *locker) failed(key string, w *wait, cause error) error {
+	err := &Error{"acquire", key, cause}
+	e := Event{Kind: EventFailed, Key: key, Acquire: w.id, Attempt: w.attempts, Waited: time.Since(w.start), Err: err}
+	var held *HeldError
+	if errors.As(cause, &held) {
+		e.Blocker = held.Record
+	}
+	l.emit(e)
+	return err
 }
 
 // begin counts an Acquire among the tasks that Close waits for, so that the
@@ -59,12 +79,12 @@ func (l *locker) begin() error {
 }
 
 // contend is the retry loop. The caller has key's slot.
-func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ *Lease, err error) {
-	c := &contender{l: l, key: key, w: w, claim: l.claim()}
+func (l *locker) contend(ctx context.Context, key string, w *wait) (_ *Lease, err error) {
+	try := w.terms.try
+	c := &contender{l: l, key: key, w: w, claim: w.terms.claim()}
 	defer func() { c.finish(ctx, err == nil) }()
 	for {
-		w.attempts++
-		l.emit(Event{Kind: EventAttempt, Key: key, Attempt: w.attempts})
+		l.emitAttempt(key, w)
 		g, before, err := c.attempt(ctx)
 		if err == nil {
 			if le := l.grant(ctx, g, before, w); le != nil {
@@ -82,7 +102,10 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 		if l.isClosed() {
 			return nil, ErrClosed
 		}
-		w.last, c.answered = err, time.Now()
+		c.answered = time.Now()
+		if w.last == nil || !outOfTime(ctx, err) {
+			w.last = err // else what was seen before says more, and ctx ends this moment
+		}
 		var held *HeldError
 		switch {
 		case errors.As(err, &held):
@@ -95,7 +118,7 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 			if c.silent.IsZero() {
 				c.silent = before.mono
 			}
-			if try || time.Since(c.silent) >= l.opts.MaxUnavailable {
+			if try || time.Since(c.silent) >= w.terms.MaxUnavailable {
 				return nil, err
 			}
 		default:
@@ -110,6 +133,13 @@ func (l *locker) contend(ctx context.Context, key string, w *wait, try bool) (_ 
 			return nil, err
 		}
 	}
+}
+
+// outOfTime tells whether err says no more than that ctx's deadline has come. The
+// request's own timer may fire a moment before ctx's.
+func outOfTime(ctx context.Context, err error) bool {
+	d, ok := ctx.Deadline()
+	return ok && !time.Now().Before(d) && errors.Is(err, context.DeadlineExceeded)
 }
 
 // contender is one goroutine's contention for one key with other processes.
@@ -141,7 +171,7 @@ func (c *contender) attempt(ctx context.Context) (g backend.Grant, before readin
 	})
 	if err == nil {
 		c.unknown = false
-		late := c.l.now().since(before) >= g.TTL-c.l.opts.Margin
+		late := c.l.now().since(before) >= c.w.terms.valid(g)
 		if ctx.Err() != nil || late {
 			c.unknown = true // to be withdrawn
 			if ctx.Err() != nil {
@@ -160,7 +190,7 @@ func (c *contender) attempt(ctx context.Context) (g backend.Grant, before readin
 		// the later attempt got.
 		c.unknown = true
 		c.finish(ctx, false)
-		c.claim = c.l.claim()
+		c.claim = c.w.terms.claim()
 	case isUnknown(err):
 		c.unknown = true
 		err = backend.Unavailable(err)
@@ -179,7 +209,7 @@ func isUnknown(err error) bool {
 // watch starts to watch, anew if the watcher has closed its channel; true if it
 // did so just now.
 func (c *contender) watch(ctx context.Context) bool {
-	wt, ok := c.l.b.(backend.Watcher)
+	wt, ok := backend.AsWatcher(c.l.b)
 	if !ok || c.stop != nil && !c.ended {
 		return false
 	}
@@ -237,12 +267,11 @@ func (c *contender) sleep(ctx context.Context, held *HeldError, fresh bool) erro
 	pace := min(time.Second, 4*time.Millisecond<<min(c.early, 10))
 	switch {
 	case held == nil: // unavailable
-		early = min(max(pace, 50*time.Millisecond), c.l.opts.RetryInterval)
+		early = min(max(pace, 50*time.Millisecond), c.w.terms.RetryInterval)
 	case held.RetryAfter > 0:
 		early = max(held.RetryAfter-time.Since(c.answered), pace)
 	}
-	looks := fresh && early > secondLook
-	if looks {
+	if fresh && early > secondLook {
 		early = secondLook
 	}
 	wake := c.wake
@@ -256,12 +285,7 @@ func (c *contender) sleep(ctx context.Context, held *HeldError, fresh bool) erro
 	switch why {
 	case sleptRetry:
 		c.early = 0
-	case sleptEarly:
-		c.early++
-		if looks {
-			c.w.attempts-- // it belongs to the one that found the lock held
-		}
-	case sleptWake:
+	case sleptEarly, sleptWake:
 		c.early++
 	case sleptClosed:
 		c.early++
@@ -299,23 +323,33 @@ func (l *locker) withdraw(ctx context.Context, key string, claim backend.Claim) 
 	bctx, cancel := l.opts.bounded(ctx)
 	defer cancel()
 	g := backend.Grant{Key: key, ID: claim.ID, Holder: claim.Holder, TTL: claim.TTL}
-	err := retryUnknown(bctx, func() error { return l.b.Release(bctx, g) })
+	err := retryUnknown(bctx, l.life.Done(), func() error { return l.b.Release(bctx, g) })
 	if err != nil && !errors.Is(err, ErrLost) {
 		l.emit(Event{Kind: EventWarning, Key: key, Err: fmt.Errorf("a claim of unknown outcome could not be withdrawn; it expires after %v: %w", claim.TTL, err)})
 	}
 }
 
 // retryUnknown repeats f, with growing pauses, while its outcome is unknown and
-// the context lasts.
-func retryUnknown(ctx context.Context, f func() error) error {
+// the context lasts. Once closed is closed there is one more call, at once, and no
+// other: what Close waits for must not go on against a store that refuses. For
+// what is worth that wait closed is nil.
+func retryUnknown(ctx context.Context, closed <-chan struct{}, f func() error) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		final := false
+		select {
+		case <-closed:
+			final = true
+		default:
+		}
 		err := f()
-		if err == nil || errors.Is(err, ErrLost) || !isUnknown(err) {
+		if err == nil || errors.Is(err, ErrLost) || !isUnknown(err) || final {
 			return err
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
+		case <-closed:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return err
@@ -323,9 +357,15 @@ func retryUnknown(ctx context.Context, f func() error) error {
 	}
 }
 
+// emitAttempt counts a look at the lock, and tells of it.
+func (l *locker) emitAttempt(key string, w *wait) {
+	w.attempts++
+	l.emit(Event{Kind: EventAttempt, Key: key, Acquire: w.id, Attempt: w.attempts})
+}
+
 func (l *locker) emitWaiting(key string, w *wait) {
 	now := time.Now()
-	e := Event{Kind: EventWaiting, Key: key, Attempt: w.attempts, Waited: now.Sub(w.start), Left: w.sched.left(now)}
+	e := Event{Kind: EventWaiting, Key: key, Acquire: w.id, Attempt: w.attempts, Waited: now.Sub(w.start), Left: w.sched.left(now)}
 	var held *HeldError
 	if errors.As(w.last, &held) {
 		e.Blocker = held.Record

@@ -17,7 +17,7 @@ const abandonAfter = 100 * time.Millisecond
 type abandoned struct{ cause error }
 
 func (e *abandoned) Error() string {
-	return fmt.Sprintf("%v: the call did not return: %v", backend.ErrUnavailable, e.cause)
+	return fmt.Sprintf("%v: the call did not return: %s", backend.ErrUnavailable, backend.Text(e.cause))
 }
 func (e *abandoned) Unwrap() []error { return []error{backend.ErrUnavailable, e.cause} }
 

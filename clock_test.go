@@ -240,6 +240,7 @@ func renewAroundTheDeadline(t *testing.T, after time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		client := memlock.New().Client()
 		var l *locker
+		var first *Lease // until it is lost
 		var hold, renewed bool
 		var mu sync.Mutex
 		b := renewals{client, func(ctx context.Context, g backend.Grant) (backend.Grant, error) {
@@ -247,10 +248,10 @@ func renewAroundTheDeadline(t *testing.T, after time.Duration) {
 				return g, errors.New("no answer")
 			}
 			mu.Lock()
-			first := !renewed
+			once := !renewed
 			renewed = true
 			mu.Unlock()
-			if first {
+			if once {
 				g, err := client.Renew(ctx, g)
 				time.Sleep(time.Until(l.leaseOf("second").Deadline()) + after)
 				mu.Lock()
@@ -260,11 +261,7 @@ func renewAroundTheDeadline(t *testing.T, after time.Duration) {
 			}
 			return client.Renew(ctx, g)
 		}}
-		l, err := newLocker(b, &Options{TTL: time.Minute, Observer: func(e Event) {
-			if e.Kind == EventLost && e.Key == "first" {
-				time.Sleep(10 * time.Millisecond) // the scheduler is held up here
-			}
-		}})
+		l, err := newLocker(b, &Options{TTL: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,15 +271,25 @@ func renewAroundTheDeadline(t *testing.T, after time.Duration) {
 			mu.Lock()
 			held := hold
 			hold = false
+			scheduler := first != nil && isDone(first) // it has just found out, and looks how long that was held
+			if scheduler {
+				first = nil
+			}
 			mu.Unlock()
+			if scheduler {
+				time.Sleep(10 * time.Millisecond) // it is held up here
+			}
 			if held {
 				time.Sleep(5 * time.Millisecond) // read in time, acted on after the deadline
 			}
 			return r
 		}
-		first := mustAcquire(t, l, "first")
+		lost := mustAcquire(t, l, "first")
+		mu.Lock()
+		first = lost
+		mu.Unlock()
 		second := mustAcquire(t, l, "second")
-		<-first.Done()
+		<-lost.Done()
 		time.Sleep(time.Second)
 		if after > 0 {
 			if err := second.Err(); !errors.Is(err, ErrLost) || !isDone(second) {

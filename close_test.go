@@ -254,3 +254,75 @@ func TestNoEventAfterClose(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A store that refuses at once has been asked all that can be asked: Close does not
+// stay with it, whether what is to be freed failed before Close or ends with it.
+func TestCloseDoesNotWaitForAStoreThatRefuses(t *testing.T) {
+	refused := backend.Unavailable(errors.New("connection refused"))
+	for name, tc := range map[string]func(*testing.T, *memlock.Store, hasp.Locker){
+		"after a failed acquire": func(t *testing.T, s *memlock.Store, l hasp.Locker) {
+			s.Inject(memlock.OpAny, "", memlock.Fault{Err: refused, Times: -1})
+			_, err := l.TryAcquire(t.Context(), "k")
+			mustMatch(t, err, hasp.ErrUnavailable)
+		},
+		"during an acquire": func(t *testing.T, s *memlock.Store, l hasp.Locker) {
+			s.Inject(memlock.OpAny, "", memlock.Fault{Err: refused, Times: -1})
+			acquiring(t.Context(), l, "k")
+			time.Sleep(time.Second)
+		},
+		"after a late grant": func(t *testing.T, s *memlock.Store, l hasp.Locker) {
+			s.Inject(memlock.OpAcquire, "k", memlock.Fault{LoseReply: refused})
+			// Before the acquire: the withdrawal begins while TryAcquire returns.
+			s.Inject(memlock.OpRelease, "", memlock.Fault{Err: refused, Times: -1})
+			_, err := l.TryAcquire(t.Context(), "k")
+			mustMatch(t, err, hasp.ErrUnavailable)
+			s.Inject(memlock.OpAny, "", memlock.Fault{Err: refused, Times: -1})
+		},
+		"after the release of a lost lease": func(t *testing.T, s *memlock.Store, l hasp.Locker) {
+			le := acquire(t, l, "k")
+			s.Inject(memlock.OpAny, "", memlock.Fault{Err: refused, Times: -1})
+			<-le.Done()
+			mustMatch(t, le.Release(t.Context()), hasp.ErrLost)
+		},
+	} {
+		for _, after := range []time.Duration{0, 3500 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%s, %v later", name, after), func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					store := memlock.New()
+					l := hasp.New(store.Client(), &hasp.Options{TTL: 30 * time.Second})
+					tc(t, store, l)
+					time.Sleep(after)
+					synctest.Wait()
+					tried := store.Count(memlock.OpRelease)
+					start := time.Now()
+					if err := l.Close(); err != nil {
+						t.Error(err)
+					}
+					within(t, "Close took", time.Since(start), 0, 10*time.Millisecond)
+					if n := store.Count(memlock.OpRelease) - tried; n != 1 {
+						t.Errorf("%d tries to free it after Close, want 1", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// The one try after Close is enough if the store is back.
+func TestCloseFreesWhatAStoreRefusedBefore(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		l := hasp.New(store.Client(), nil)
+		store.Inject(memlock.OpAcquire, "k", memlock.Fault{LoseReply: backend.Unavailable(errors.New("reset"))})
+		back := store.Inject(memlock.OpRelease, "k", memlock.Fault{Err: backend.Unavailable(errors.New("refused")), Times: -1})
+		_, err := l.TryAcquire(t.Context(), "k")
+		mustMatch(t, err, hasp.ErrUnavailable)
+		time.Sleep(3 * time.Second)
+		mustState(t, store, "k", backend.Held)
+		back()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		mustState(t, store, "k", backend.Free)
+	})
+}

@@ -9,8 +9,8 @@ import (
 // besides when the lease is lost, with a cause that matches ErrLost: fn must stop
 // then. Do's error joins fn's with what went wrong about the lock: if the lease was
 // lost while fn ran it matches ErrLost, even if fn returned nil.
-func Do(ctx context.Context, l Locker, key string, fn func(ctx context.Context, lease *Lease) error) error {
-	lease, err := l.Acquire(ctx, key)
+func Do(ctx context.Context, l Locker, key string, fn func(ctx context.Context, lease *Lease) error, opts ...AcquireOption) error {
+	lease, err := l.Acquire(ctx, key, opts...)
 	if err != nil {
 		return err
 	}
@@ -20,7 +20,11 @@ func Do(ctx context.Context, l Locker, key string, fn func(ctx context.Context, 
 func hold(ctx context.Context, lease *Lease, fn func(ctx context.Context, lease *Lease) error) (err error) {
 	// deferred: a panic in fn must not leave the lock to its TTL
 	defer func() {
-		if rerr := lease.Release(ctx); rerr != nil {
+		rerr := lease.Release(ctx)
+		switch {
+		case err == nil:
+			err = rerr
+		case rerr != nil:
 			err = errors.Join(err, rerr)
 		}
 	}()
@@ -35,7 +39,7 @@ func hold(ctx context.Context, lease *Lease, fn func(ctx context.Context, lease 
 // done, acquires key, asks done again (another may have done it in the meantime),
 // and then runs fn. ran tells whether fn was called. fn's context and the error are
 // as Do's.
-func Once(ctx context.Context, l Locker, key string, done func(ctx context.Context) (bool, error), fn func(ctx context.Context, lease *Lease) error) (ran bool, err error) {
+func Once(ctx context.Context, l Locker, key string, done func(ctx context.Context) (bool, error), fn func(ctx context.Context, lease *Lease) error, opts ...AcquireOption) (ran bool, err error) {
 	if ok, err := done(ctx); ok || err != nil {
 		return false, err
 	}
@@ -46,6 +50,40 @@ func Once(ctx context.Context, l Locker, key string, done func(ctx context.Conte
 		}
 		ran = true
 		return fn(ctx, lease)
-	})
+	}, opts...)
 	return ran, err
+}
+
+// OnceValue returns the value that is kept for key; where there is none it runs fn
+// under the lock, and keeps what fn returns, for every process that comes later. It
+// looks first without the lock, then acquires key, looks again (another may have set
+// it in the meantime), runs fn, sets the value and releases. ran tells whether fn was
+// called. fn's context is as Do's.
+//
+// A value that is not nil is decided, also if err, which is about the release alone
+// then, is not nil. (Of no bytes it is empty, and not nil.) If fn fails, or the lease
+// is lost before the value is set, nothing is kept and value is nil. If err matches
+// ErrUnavailable and ran is true, the store may have the value or not: another
+// OnceValue finds out, and runs fn again if need be. A backend that keeps no
+// values gives ErrUnsupported before fn is run.
+func OnceValue(ctx context.Context, l Locker, key string, fn func(ctx context.Context, lease *Lease) ([]byte, error), opts ...AcquireOption) (value []byte, ran bool, err error) {
+	if value, err := l.Value(ctx, key); !errors.Is(err, ErrNoValue) {
+		return value, false, err
+	}
+	err = Do(ctx, l, key, func(ctx context.Context, lease *Lease) (err error) {
+		if value, err = l.Value(ctx, key); !errors.Is(err, ErrNoValue) {
+			return err
+		}
+		ran = true
+		made, err := fn(ctx, lease)
+		if err != nil {
+			return err
+		}
+		if err := lease.SetValue(ctx, made); err != nil {
+			return err
+		}
+		value = append([]byte{}, made...)
+		return nil
+	}, opts...)
+	return value, ran, err
 }

@@ -19,27 +19,63 @@ var (
 	ErrLost = backend.ErrLost
 	// ErrReleased: the lease was ended by its own Release.
 	ErrReleased = errors.New("lease was released")
+	// ErrMoved: the lock was sealed, since it is kept in another store now; the error names it.
+	ErrMoved = backend.ErrMoved
 	// ErrUnavailable: the store did not answer, or not so that the outcome is known.
 	ErrUnavailable = backend.ErrUnavailable
 	// ErrInvalidKey: the key cannot be used with this backend.
 	ErrInvalidKey = backend.ErrInvalidKey
 	// ErrClosed: the Locker was closed.
 	ErrClosed = backend.ErrClosed
+	// ErrNoValue: no value is kept for the key.
+	ErrNoValue = errors.New("there is no value")
+	// ErrOldValue: a value was not set since the one that is set comes after it, by its
+	// token. Tokens of one key rise, so it was set under a lease of another store, or
+	// before the store lost its memory and its clock was set back.
+	ErrOldValue = backend.ErrOldValue
 	// ErrUnsupported: the backend lacks this capability.
 	ErrUnsupported = backend.ErrUnsupported
+	// ErrNotHeld: nobody holds the key that was to be broken.
+	ErrNotHeld = backend.ErrNotHeld
+	// ErrCorrupt: what the store has for the key was not written by hasp; a person has
+	// to look.
+	ErrCorrupt = backend.ErrCorrupt
+	// ErrTokensExhausted: no token is greater than the last one, or the floor.
+	ErrTokensExhausted = backend.ErrTokensExhausted
+)
+
+// Record is what a store knows of a key: who holds it, since when, for how long yet.
+type Record = backend.Record
+
+// Holder says who holds, or wants, a lock, in words for people.
+type Holder = backend.Holder
+
+// State is where a key is between free and held.
+type State = backend.State
+
+// The states of a Record.
+const (
+	Free    = backend.Free
+	Held    = backend.Held
+	Stale   = backend.Stale
+	Sealed  = backend.Sealed
+	Unknown = backend.Unknown
 )
 
 // HeldError names the holder that is in the way.
 type HeldError = backend.HeldError
 
-// Error says which operation failed, on which key, and why.
+// Error says which operation failed, on which key, and why. Its text is one line and
+// printable, whatever the key and the names of holders are.
 type Error struct {
-	Op  string // "acquire", "renew", "release", "verify", "inspect"
+	Op  string // "acquire", "renew", "release", "verify", "inspect", "list", "break", "value", "set value", "delete value"
 	Key string
 	Err error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("hasp: %s %q: %v", e.Op, e.Key, e.Err) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("hasp: %s %q: %s", e.Op, e.Key, backend.Text(e.Err))
+}
 func (e *Error) Unwrap() error { return e.Err }
 
 // TimeoutError says that an Acquire gave up waiting, and for whom. It matches
@@ -56,7 +92,7 @@ func (e *TimeoutError) Error() string {
 		s = fmt.Sprintf("timed out after 1 attempt in %s", backend.Round(e.Waited))
 	}
 	if e.Last != nil {
-		s += ": " + e.Last.Error()
+		s += ": " + backend.Text(e.Last)
 	}
 	return s
 }
@@ -82,9 +118,9 @@ func newCanceled(ctx context.Context, attempts int, waited time.Duration, last e
 }
 
 func (e *canceled) Error() string {
-	s := fmt.Sprintf("gave up after %s: %v", backend.Round(e.waited), e.cause)
+	s := fmt.Sprintf("gave up after %s: %s", backend.Round(e.waited), backend.Text(e.cause))
 	if e.last != nil {
-		s += ": " + e.last.Error()
+		s += ": " + backend.Text(e.last)
 	}
 	return s
 }

@@ -3,9 +3,13 @@ package hasp_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/hasplock/hasp"
 	"github.com/hasplock/hasp/backend"
@@ -49,7 +53,7 @@ func TestErrorTextsInUse(t *testing.T) {
 		"timeout": {func(ctx context.Context, _ *memlock.Store, _ *memlock.Client, l hasp.Locker, _ *hasp.Lease) error {
 			_, err := l.Acquire(ctx, "a/b")
 			return err
-		}, `^hasp: acquire "a/b": timed out after 61 attempts in 5m0s: ` + holder + `5m0s, token \d+$`},
+		}, `^hasp: acquire "a/b": timed out after 66 attempts in 5m20s: ` + holder + `5m20s, token \d+$`},
 		"try": {func(ctx context.Context, _ *memlock.Store, _ *memlock.Client, l hasp.Locker, _ *hasp.Lease) error {
 			time.Sleep(90 * time.Second)
 			_, err := l.TryAcquire(ctx, "a/b")
@@ -99,4 +103,91 @@ func TestErrorTextsInUse(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whatever a key, a holder or a file is called, the text is one line of what can be
+// seen, says operation and key once, and does not end where a cause should be.
+func TestErrorTextsArePrintable(t *testing.T) {
+	const evil = "a\nb\x1b[2J\u202ec\u2028\u0085"
+	const shown = `a\nb\x1b[2J\u202ec\u2028\u0085`
+	rec := backend.Record{Key: evil, State: backend.Held, Note: evil, Holder: backend.Holder{Owner: evil, Host: evil}}
+	held := &hasp.HeldError{Record: rec}
+	path := &fs.PathError{Op: "open", Path: "/mnt/" + evil, Err: fs.ErrPermission}
+	for name, err := range map[string]error{
+		"held":        held,
+		"timed out":   &hasp.TimeoutError{Attempts: 3, Last: held},
+		"a path":      path,
+		"unavailable": backend.Unavailable(path),
+		"several":     errors.Join(path, held),
+	} {
+		got := (&hasp.Error{Op: "acquire", Key: evil, Err: err}).Error()
+		if strings.ContainsFunc(got, func(r rune) bool { return !strconv.IsGraphic(r) }) {
+			t.Errorf("%s: %q", name, got)
+		}
+		if !strings.HasPrefix(got, `hasp: acquire "`+shown+`": `) || strings.Count(got, "acquire") != 1 {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := (&hasp.TimeoutError{Last: path}).Error(); strings.ContainsFunc(got, unicode.IsControl) {
+		t.Errorf("%q", got)
+	}
+	for name, err := range map[string]error{
+		"none": nil, "empty": errors.New(""), "unavailable": backend.Unavailable(errors.New("")),
+		"timed out": &hasp.TimeoutError{Last: errors.New(" ")}, "line end": errors.New("\n"),
+	} {
+		got := (&hasp.Error{Op: "release", Key: "k", Err: err}).Error()
+		if strings.HasSuffix(strings.TrimSpace(got), ":") {
+			t.Errorf("%s: %q ends too soon", name, got)
+		}
+	}
+}
+
+func TestCanceledTextsArePrintable(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		acquire(t, locker(t, store.Client(), &hasp.Options{Owner: "x\n\x1b\u202e"}), "k")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("\u202e\n"))
+		defer cancel()
+		_, err := locker(t, store.Client(), nil).Acquire(ctx, "k")
+		want := `hasp: acquire "k": gave up after 1s: \u202e: held by x\n\x1b\u202e (host `
+		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("got  %q\nwant %q", err, want)
+		}
+	})
+}
+
+// Several errors of Close are one line too, each with its operation and key.
+func TestCloseErrorsAreOneLine(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		l := hasp.New(badClose{store.Client()}, nil)
+		acquire(t, l, "a")
+		acquire(t, l, "b")
+		store.Inject(memlock.OpRelease, "", memlock.Fault{Err: errors.New("permission denied"), Times: -1})
+		err := l.Close()
+		if err == nil || strings.ContainsAny(err.Error(), "\n\t*") {
+			t.Fatalf("got %q", err)
+		}
+		for _, want := range []string{`hasp: release "a": permission denied`, `hasp: release "b": permission denied`, "; hasp: close: disk full"} {
+			if strings.Count(err.Error(), want) != 1 {
+				t.Errorf("%q does not have %q once", err, want)
+			}
+		}
+	})
+}
+
+// What goes wrong with the release alone is what Do returns, and not a list of one.
+func TestDoReturnsTheReleasesError(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		l := locker(t, store.Client(), nil)
+		err := hasp.Do(t.Context(), l, "k", func(context.Context, *hasp.Lease) error {
+			store.Forget("k")
+			return nil
+		})
+		mustMatch(t, err, hasp.ErrLost)
+		if e, ok := err.(*hasp.Error); !ok || e.Op != "release" || e.Key != "k" {
+			t.Errorf("got %T: %v", err, err)
+		}
+	})
 }

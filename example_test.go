@@ -64,24 +64,27 @@ func ExampleNew() {
 		MaxWait: 5 * time.Minute,                                                        // but no longer than this
 		Owner:   "trainer-7",
 		Logger:  slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Observer: func(e hasp.Event) {
-			if e.Kind == hasp.EventAcquired {
+		Observer: func(e hasp.Event) { // in a goroutine of its own
+			switch e.Kind {
+			case hasp.EventAcquired:
 				fmt.Println("acquired", e.Key, "at attempt", e.Attempt)
+			case hasp.EventReleased:
+				fmt.Println("released", e.Key)
 			}
 		},
 	})
-	defer l.Close()
-
 	lease, err := l.Acquire(context.Background(), "report")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer lease.Release(context.Background())
-	fmt.Println(lease.Holder().Owner, "has it for", lease.Grant().TTL)
+	holder := lease.Holder()
+	err = errors.Join(lease.Release(context.Background()), l.Close()) // after Close there are no more events
+	fmt.Println(holder.Owner, "had it:", err)
 	// Output:
 	// acquired report at attempt 1
-	// trainer-7 has it for 1m0s
+	// released report
+	// trainer-7 had it: <nil>
 }
 
 // A lock that another holds is an error that names the holder.
@@ -125,4 +128,24 @@ func ExampleLease_Context() {
 	// Output:
 	// lock was lost: the store says so
 	// lost: true
+}
+
+func ExampleOnceValue() {
+	ctx := context.Background()
+	l := hasp.New(memlock.New().Client(), nil) // in life a store that the processes share
+	defer l.Close()
+
+	made := 0
+	create := func(context.Context, *hasp.Lease) ([]byte, error) {
+		made++
+		return fmt.Appendf(nil, "sweep-%d", made), nil
+	}
+	for range 3 {
+		id, created, err := hasp.OnceValue(ctx, l, "sweeps/foo", create)
+		fmt.Printf("%s %v %v\n", id, created, err)
+	}
+	// Output:
+	// sweep-1 true <nil>
+	// sweep-1 false <nil>
+	// sweep-1 false <nil>
 }

@@ -22,6 +22,10 @@ const (
 	// maxNap is how often the scheduler looks at the clocks while leases are
 	// held, so that a suspended process finds out soon after it runs again.
 	maxNap = time.Second
+	// firstRenewal is when a lease that was granted for less than its TTL is renewed.
+	// It is more than a round trip, so that locks which are held for less than that
+	// cost the store no renewal, and nothing beside the time that was granted.
+	firstRenewal = 5 * time.Millisecond
 	// clockJump is how far the two clocks may drift apart before every lease is
 	// looked at.
 	clockJump = 10 * time.Millisecond
@@ -46,9 +50,19 @@ type heart struct {
 // beat is what the scheduler keeps in each lease; heart.mu guards it, but for fails
 // while a heartbeat is in flight, which is its worker's.
 type beat struct {
-	index    int // in the heap, from 1; 0 if it is not there
-	inflight bool
+	index    int  // in the heap, from 1; 0 if it is not there
+	inflight bool // a request that needs the grant alone is under way
 	fails    int
+	idle     chan struct{} // closed when inflight ends; nil if nobody waits for that
+}
+
+// rest notes that no request is under way. Called with heart.mu held.
+func (b *beat) rest() {
+	b.inflight = false
+	if b.idle != nil {
+		close(b.idle)
+		b.idle = nil
+	}
 }
 
 func (h *heart) init(l *locker) {
@@ -112,10 +126,13 @@ func (h *heart) next(le *Lease, now reading, fails int) time.Time {
 }
 
 func (h *heart) nextLocked(le *Lease, now reading, fails int) time.Time {
-	o := &h.l.opts
+	o := le.opts
 	valid, left := le.valid(), le.left(now)
-	if o.NoHeartbeat || left <= 0 {
+	if left <= 0 || o.NoHeartbeat && !le.short() {
 		return now.mono.Add(left)
+	}
+	if fails == 0 && le.short() {
+		return now.mono.Add(min(firstRenewal, left))
 	}
 	interval := min(o.Heartbeat, valid/2)
 	if fails == 0 {
@@ -124,6 +141,16 @@ func (h *heart) nextLocked(le *Lease, now reading, fails int) time.Time {
 	// the store does not answer: ask more often as the deadline comes closer
 	pause := min(max(left/8, 10*time.Millisecond), interval)
 	return now.mono.Add(min(pause-jitter(pause), left))
+}
+
+// renews tells whether le is renewed when it is due.
+func (h *heart) renews(le *Lease) bool {
+	if !le.opts.NoHeartbeat {
+		return true
+	}
+	le.mu.Lock()
+	defer le.mu.Unlock()
+	return le.short()
 }
 
 // jitter is up to a tenth of d.
@@ -176,7 +203,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 	// Heartbeats that are nearly due go along with those that are: a batch costs
 	// the store hardly more than one.
 	horizon := now.mono
-	if _, batch := h.l.b.(backend.BatchRenewer); batch && len(h.leases) > 0 && !h.leases.first().at.After(now.mono) {
+	if _, batch := backend.AsBatchRenewer(h.l.b); batch && len(h.leases) > 0 && !h.leases.first().at.After(now.mono) {
 		horizon = now.mono.Add(h.l.opts.Heartbeat / 50)
 	}
 	for len(h.leases) > 0 && !h.leases.first().at.After(horizon) {
@@ -187,7 +214,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 			expired = append(expired, le)
 			continue
 		}
-		if !le.beat.inflight && !h.l.opts.NoHeartbeat {
+		if !le.beat.inflight && h.renews(le) {
 			le.beat.inflight = true
 			due = append(due, le)
 		}
@@ -221,7 +248,7 @@ func (h *heart) tick(now reading, all bool) time.Duration {
 // submit hands out leases to renew. Called with mu held.
 func (h *heart) submit(due []*Lease) {
 	size := 1
-	if _, ok := h.l.b.(backend.BatchRenewer); ok {
+	if _, ok := backend.AsBatchRenewer(h.l.b); ok {
 		size = batchSize
 	}
 	for len(due) > 0 {
@@ -282,7 +309,7 @@ func (h *heart) renew(batch []*Lease) {
 	timeout := max(min(l.opts.RequestTimeout, left/2), time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if b, ok := l.b.(backend.BatchRenewer); ok {
+	if b, ok := backend.AsBatchRenewer(l.b); ok {
 		rs := b.RenewAll(ctx, grants)
 		for len(rs) < len(batch) {
 			rs = append(rs, backend.Renewal{Err: backend.Unavailable(errors.New("the backend gave no answer for this lease"))})
@@ -307,7 +334,7 @@ func (h *heart) outcomes(batch []*Lease, before reading, rs []backend.Renewal) {
 		if next[i].IsZero() {
 			continue
 		}
-		le.beat.inflight = false
+		le.beat.rest()
 		// One that is held and not in the heap was taken out as expired in the
 		// instant in which its renewal came through.
 		if le.beat.index == 0 && !le.held() {
@@ -325,6 +352,57 @@ func (h *heart) outcomes(batch []*Lease, before reading, rs []backend.Renewal) {
 	}
 }
 
+// borrow keeps heartbeats of le from being sent until giveBack is called, and waits
+// for the one that is under way. It returns false if stop is closed before, or the
+// lease has ended.
+func (h *heart) borrow(le *Lease, stop <-chan struct{}) bool {
+	ended := le.Done()
+	for {
+		h.mu.Lock()
+		if !le.beat.inflight {
+			le.beat.inflight = true
+			h.mu.Unlock()
+			return true
+		}
+		if le.beat.idle == nil {
+			le.beat.idle = make(chan struct{})
+		}
+		idle := le.beat.idle
+		h.mu.Unlock()
+		select {
+		case <-idle:
+		case <-ended:
+			return false
+		case <-stop:
+			return false
+		}
+	}
+}
+
+// giveBack lets heartbeats of le be sent again. One that has come due is sent before
+// anyone can borrow le again: values that are set one after the other must not cost
+// the lease.
+func (h *heart) giveBack(le *Lease) {
+	now := h.l.now()
+	at := h.next(le, now, le.beat.fails)
+	due := !at.After(now.mono) && h.renews(le)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch deadline := le.deadline(now); {
+	case le.beat.index == 0: // it has ended
+		le.beat.rest()
+	case due && deadline.After(now.mono):
+		h.leases.set(le, deadline)
+		h.submit([]*Lease{le})
+	default:
+		le.beat.rest()
+		h.leases.set(le, at)
+		if h.until.IsZero() || at.Before(h.until) {
+			h.wake()
+		}
+	}
+}
+
 // outcome notes what came of one heartbeat, and returns when the lease has to be
 // looked at next; never if it has ended.
 func (h *heart) outcome(le *Lease, before, now reading, r backend.Renewal) (next time.Time) {
@@ -333,7 +411,7 @@ func (h *heart) outcome(le *Lease, before, now reading, r backend.Renewal) (next
 	held := le.state == leaseHeld
 	margin := le.left(now)
 	if held && r.Err == nil && margin > 0 {
-		le.grant, le.base, le.beat.fails = r.Grant, before, 0
+		le.grant, le.base, le.renewed, le.beat.fails = r.Grant, before, true, 0
 		next = h.nextLocked(le, now, 0)
 	}
 	token := le.grant.Token

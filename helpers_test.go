@@ -119,11 +119,13 @@ func (r *recorder) observe(e hasp.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
-	r.times = append(r.times, time.Now())
+	r.times = append(r.times, e.Time)
 }
 
-// of returns the events of these kinds (all if none is given) and when they were.
+// of returns the events of these kinds (all if none is given) so far, and when they
+// were.
 func (r *recorder) of(kinds ...hasp.EventKind) (es []hasp.Event, ts []time.Time) {
+	synctest.Wait() // they are told by another goroutine
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, e := range r.events {

@@ -12,22 +12,28 @@ import (
 
 // Lease is a lock that is held. Its methods may be called concurrently.
 type Lease struct {
-	l   *locker
-	key string
+	l    *locker
+	key  string
+	opts *resolved // what it was acquired with
 
 	since reading // when it was acquired
 
 	mu    sync.Mutex
 	grant backend.Grant
 	base  reading // the request that last set the TTL was made then
-	state leaseState
-	err   error // why it is not held any more
+	// renewed is set by the first renewal.
+	renewed bool
+	state   leaseState
+	err     error // why it is not held any more
 	// Made when first asked for: most leases are never watched, and a process
 	// may hold a great many.
 	done   chan struct{}
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	parent context.Context
+
+	values  uint64        // how many values it was asked to set: the last one's Seq
+	setting chan struct{} // holds one element while a value is set; nil before the first
 
 	releasing  chan struct{} // closed when Release has finished; nil before it began
 	releaseErr error
@@ -45,7 +51,7 @@ const (
 
 // grant makes a lease of what the backend granted; nil if the Locker was closed.
 func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *wait) *Lease {
-	le := &Lease{l: l, key: g.Key, since: before, base: before, grant: g, parent: context.WithoutCancel(ctx)}
+	le := &Lease{l: l, key: g.Key, opts: &w.terms.resolved, since: before, base: before, grant: g, parent: context.WithoutCancel(ctx)}
 	l.mu.Lock()
 	if l.closed { // Close would not see it
 		l.mu.Unlock()
@@ -57,7 +63,7 @@ func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *
 	}
 	l.mu.Unlock()
 	l.heart.add(le)
-	l.emit(Event{Kind: EventAcquired, Key: le.key, Token: g.Token, Attempt: w.attempts, Waited: time.Since(w.start)})
+	l.emit(Event{Kind: EventAcquired, Key: le.key, Acquire: w.id, Token: g.Token, Attempt: w.attempts, Waited: time.Since(w.start)})
 	return le
 }
 
@@ -69,7 +75,7 @@ func (le *Lease) Key() string { return le.key }
 func (le *Lease) Token() uint64 { return le.Grant().Token }
 
 // Holder returns what others see as the holder.
-func (le *Lease) Holder() backend.Holder { return le.l.opts.holder }
+func (le *Lease) Holder() backend.Holder { return le.opts.holder }
 
 // Grant returns the backend's own view of the lease, for functions of backend
 // packages that need it.
@@ -81,7 +87,9 @@ func (le *Lease) Grant() backend.Grant {
 
 // Deadline returns when the lease is lost unless it is renewed before: the time
 // the last successful request was made, plus TTL, less Options.Margin. Time that
-// the process was suspended counts, so the answer moves when it wakes up.
+// the process was suspended counts, so the answer moves when it wakes up. It is
+// near at first if the backend has granted less than the TTL to begin with, which
+// is made up for at once in the background: see backend.Grant.
 func (le *Lease) Deadline() time.Time { return le.deadline(le.l.now()) }
 
 func (le *Lease) deadline(now reading) time.Time {
@@ -92,8 +100,12 @@ func (le *Lease) deadline(now reading) time.Time {
 
 // valid is how long a lease lives from the request that last set its TTL, and
 // left how much there is of that. Both are called with mu held.
-func (le *Lease) valid() time.Duration           { return le.grant.TTL - le.l.opts.Margin }
+func (le *Lease) valid() time.Duration           { return le.opts.valid(le.grant) }
 func (le *Lease) left(now reading) time.Duration { return le.valid() - now.since(le.base) }
+
+// short tells whether the grant is shorter than was claimed and has not been renewed
+// yet: see backend.Grant.TTL. Called with mu held.
+func (le *Lease) short() bool { return !le.renewed && le.grant.TTL < le.opts.TTL }
 
 func (le *Lease) held() bool {
 	le.mu.Lock()
@@ -170,19 +182,60 @@ func (le *Lease) Verify(ctx context.Context) error {
 // says that the lease had been lost before, so that others may have held the lock
 // while this process believed it did. After any other error the lock frees
 // itself when its TTL has run out; the lease has ended in each case.
+//
+// If the store's answer is lost, Release asks again. That the lock then has
+// another holder is what a release leads to, and no error, unless that holder had
+// the lock before Release was called.
 func (le *Lease) Release(ctx context.Context) error {
-	l := le.l
-	return le.release(func(g backend.Grant) error {
-		_, err := call(context.WithoutCancel(ctx), l, false, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, retryUnknown(ctx, func() error { return l.b.Release(ctx, g) })
-		}, nil)
-		return err
-	})
+	called := le.l.now()
+	return le.release(called, func(g backend.Grant, lost bool) error { return le.l.free(ctx, g, called, lost) })
 }
 
-// release ends the lease; free is to free it in the store.
-func (le *Lease) release(free func(backend.Grant) error) error {
-	le.expire(le.l.now())
+// free frees g in the store for a Release that was called then, or, if the lease was
+// lost, what there may be left of it.
+func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost bool) error {
+	var closed <-chan struct{}
+	if lost {
+		closed = l.life.Done() // it keeps others waiting at most
+	}
+	_, err := call(context.WithoutCancel(ctx), l, false, func(ctx context.Context) (struct{}, error) {
+		tries := 0
+		err := retryUnknown(ctx, closed, func() error {
+			tries++
+			return l.b.Release(ctx, g)
+		})
+		if tries > 1 && errors.Is(err, ErrLost) {
+			err = l.robbed(ctx, g, called)
+		}
+		return struct{}{}, err
+	}, nil)
+	return err
+}
+
+// robbed judges a Release, called then, whose first try had no answer, and a later
+// one found that g does not hold its key. The lease was valid when Release
+// was called, and nothing is done under it after that. So it is not lost if the
+// first try freed the key, nor if it did not and the lease then ran out. It was lost
+// if the key had been taken away before, and that shows if the next holder has had
+// the key for longer than this Release has been under way. Short of that evidence
+// it is no loss: a false alarm after each lost answer, whenever somebody waits,
+// would say that good work has to be thrown away.
+func (l *locker) robbed(ctx context.Context, g backend.Grant, called reading) error {
+	rec, err := l.b.Inspect(ctx, g.Key)
+	if err != nil || rec.State == backend.Free || rec.ID == g.ID {
+		return nil
+	}
+	// the margin, since the two clocks do not run at quite the same speed
+	if rec.HeldFor <= l.now().since(called)+l.opts.Margin {
+		return nil
+	}
+	return fmt.Errorf("%w: now %s", ErrLost, rec)
+}
+
+// release ends the lease, which it was asked to do then; free is to free it in the
+// store.
+func (le *Lease) release(called reading, free func(g backend.Grant, lost bool) error) error {
+	le.expire(called)
 	le.mu.Lock()
 	if le.releasing != nil {
 		le.mu.Unlock()
@@ -199,11 +252,11 @@ func (le *Lease) release(free func(backend.Grant) error) error {
 	l.heart.remove(le)
 	var err error
 	if lost == nil {
-		err = free(g)
+		err = free(g, false)
 	} else {
 		// The store may still have it, which only keeps others waiting. Not waited
 		// for here, since whoever has lost a lock has to hear of it soon.
-		l.background.Go(func() { _ = free(g) })
+		l.background.Go(func() { _ = free(g, true) })
 		err = lost
 	}
 	if err != nil {
@@ -275,7 +328,7 @@ func (le *Lease) record(now reading) backend.Record {
 	le.mu.Lock()
 	defer le.mu.Unlock()
 	return backend.Record{
-		Key: le.key, State: backend.Held, ID: le.grant.ID, Holder: le.l.opts.holder,
+		Key: le.key, State: backend.Held, ID: le.grant.ID, Holder: le.opts.holder,
 		Token: le.grant.Token, TTL: le.grant.TTL, HeldFor: now.since(le.since),
 		Remaining: max(0, le.grant.TTL-now.since(le.base)),
 	}

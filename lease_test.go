@@ -189,6 +189,112 @@ func TestReleaseFindsOutThatTheLeaseWasLost(t *testing.T) {
 	})
 }
 
+// The answer to the first try of a Release is lost, and a later try finds that the
+// key has another holder, or had one. That is no loss unless the other had the key
+// before Release was called.
+func TestReleaseWhoseAnswerWasLost(t *testing.T) {
+	reset := backend.Unavailable(errors.New("connection reset"))
+	lostAnswer := memlock.Fault{LoseReply: reset}
+	notSent := memlock.Fault{Err: reset}
+	for name, tc := range map[string]struct {
+		fault   memlock.Fault
+		before  func(*memlock.Store)             // before Release is called
+		between func(*testing.T, *memlock.Store) // after the first try
+		inspect func() error                     // what Inspect fails with
+		lost    bool
+	}{
+		"a waiter has it": {fault: lostAnswer, between: func(t *testing.T, s *memlock.Store) {
+			acquire(t, locker(t, s.Client(), &hasp.Options{Owner: "the successor"}), "k")
+		}},
+		"a waiter had it": {fault: lostAnswer, between: func(t *testing.T, s *memlock.Store) {
+			release(t, acquire(t, locker(t, s.Client(), nil), "k"))
+		}},
+		"it ran out meanwhile": {fault: notSent, between: func(t *testing.T, s *memlock.Store) {
+			s.Expire("k")
+			acquire(t, locker(t, s.Client(), nil), "k")
+		}},
+		"Inspect does not answer": {fault: lostAnswer, inspect: func() error { return reset }, between: func(t *testing.T, s *memlock.Store) {
+			acquire(t, locker(t, s.Client(), nil), "k")
+		}},
+		"it was gone, and nobody has it": {fault: lostAnswer, before: func(s *memlock.Store) { s.Forget("k") }},
+		"it was taken over before": {fault: lostAnswer, lost: true, before: func(s *memlock.Store) {
+			s.Expire("k")
+			c := s.Client()
+			if _, err := c.Acquire(context.Background(), "k", backend.Claim{ID: "robber", Holder: backend.Holder{Owner: "the successor"}, TTL: time.Hour}); err != nil {
+				panic(err)
+			}
+			time.Sleep(10 * time.Second)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				store := memlock.New()
+				c := store.Client()
+				between := tc.between
+				b := &stub{Backend: c, release: func(ctx context.Context, g backend.Grant) error {
+					err := c.Release(ctx, g)
+					if between != nil {
+						f := between
+						between = nil
+						f(t, store)
+					}
+					return err
+				}, inspect: func(ctx context.Context, key string) (backend.Record, error) {
+					if tc.inspect != nil {
+						return backend.Record{}, tc.inspect()
+					}
+					return c.Inspect(ctx, key)
+				}}
+				var rec recorder
+				l := hasp.New(b, &hasp.Options{Observer: rec.observe})
+				le := acquire(t, l, "k")
+				time.Sleep(time.Minute)
+				if tc.before != nil {
+					tc.before(store)
+				}
+				store.Inject(memlock.OpRelease, "k", tc.fault)
+				err := le.Release(t.Context())
+				if tc.lost {
+					mustMatch(t, err, hasp.ErrLost)
+					if !strings.Contains(err.Error(), "the successor") {
+						t.Errorf("%q does not name who has it", err)
+					}
+				} else if err != nil {
+					t.Errorf("Release: %v", err)
+				}
+				mustMatch(t, le.Err(), hasp.ErrReleased)
+				if err := l.Close(); err != nil {
+					t.Error(err)
+				}
+				es, _ := rec.of(hasp.EventReleased)
+				if len(es) != 1 || errors.Is(es[0].Err, hasp.ErrLost) != tc.lost {
+					t.Errorf("events %+v", es)
+				}
+			})
+		})
+	}
+}
+
+// With a real waiter, which takes the lock the moment that it is free.
+func TestReleaseWhoseAnswerWasLostWithAWaiter(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		store := memlock.New()
+		le := acquire(t, locker(t, store.Client(), nil), "k")
+		got := acquiring(t.Context(), locker(t, store.Client(), nil), "k")
+		time.Sleep(200 * time.Second)
+		store.Inject(memlock.OpRelease, "k", memlock.Fault{LoseReply: backend.Unavailable(errors.New("reset"))})
+		release(t, le)
+		next := <-got
+		if next.err != nil {
+			t.Fatal(next.err)
+		}
+		if err := next.lease.Verify(t.Context()); err != nil {
+			t.Errorf("the successor: %v", err)
+		}
+		release(t, next.lease)
+	})
+}
+
 func TestVerify(t *testing.T) {
 	for name, tc := range map[string]struct {
 		do   func(*testing.T, *memlock.Store, *memlock.Client, *hasp.Lease)

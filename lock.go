@@ -29,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -44,15 +45,37 @@ type Locker interface {
 	// *TimeoutError when the waiting is used up; the context's error, joined with
 	// the holder last seen, when ctx ends; ErrUnavailable; ErrInvalidKey;
 	// ErrClosed. Nothing is left in the store when it fails.
-	Acquire(ctx context.Context, key string) (*Lease, error)
+	Acquire(ctx context.Context, key string, opts ...AcquireOption) (*Lease, error)
 	// TryAcquire makes one attempt. If another has the lock the error is a
 	// *HeldError, inside an *Error.
-	TryAcquire(ctx context.Context, key string) (*Lease, error)
+	TryAcquire(ctx context.Context, key string, opts ...AcquireOption) (*Lease, error)
 	// Inspect tells who holds key now.
-	Inspect(ctx context.Context, key string) (backend.Record, error)
+	Inspect(ctx context.Context, key string) (Record, error)
+	// List returns the records of the keys that are held (or stale) and start with
+	// prefix, in the keys' byte order. One that cannot be read is a record in state
+	// Unknown. Errors: ErrUnsupported if the store cannot list; ErrUnavailable; ErrClosed.
+	List(ctx context.Context, prefix string) ([]Record, error)
+	// Break is an operator's forced release: it frees key, whose holder has this
+	// token, stale or not. Its holder is told that the lease is lost, as soon as the
+	// store can tell it and at its next heartbeat at the latest, and may work on until
+	// then. If another holds key by now nothing is changed and the error is a
+	// *HeldError; ErrNotHeld if nobody does; ErrUnsupported.
+	Break(ctx context.Context, key string, token uint64) error
+	// Warnings returns what the backend found suspicious when it was opened, one
+	// sentence each.
+	Warnings() []string
+	// Value returns what Lease.SetValue set for key last, by whichever process, and
+	// whoever holds key now. The error matches ErrNoValue if nothing was set, or it
+	// was deleted. A store that does not answer is asked again for up to
+	// Options.MaxUnavailable. Other errors: the context's; ErrUnavailable;
+	// ErrUnsupported if the backend keeps no values; ErrInvalidKey; ErrClosed.
+	Value(ctx context.Context, key string) ([]byte, error)
 	// Close releases the leases that are still held, ends every Acquire with
-	// ErrClosed, and closes the backend. If the store does not answer it takes up to
-	// Options.RequestTimeout, and so may an Acquire that has no way to be cancelled.
+	// ErrClosed, and closes the backend. A claim of unknown outcome, and a lease that
+	// was lost, get one more try to be freed. If the store does not answer Close takes
+	// up to Options.RequestTimeout, and so may an Acquire that has no way to be
+	// cancelled. Options.Observer and Logger are told of what happened until then,
+	// which takes a second at most. Another Close does nothing and returns nil.
 	Close() error
 }
 
@@ -75,7 +98,7 @@ func New(b backend.Backend, opts *Options) Locker {
 // A bare path is a directory of lock files.
 func Open(ctx context.Context, url string, opts *Options) (Locker, error) {
 	if _, err := opts.resolve(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("hasp: %w", err)
 	}
 	b, err := backend.Open(ctx, url)
 	if err != nil {
@@ -85,39 +108,50 @@ func Open(ctx context.Context, url string, opts *Options) (Locker, error) {
 }
 
 type locker struct {
-	b    backend.Backend
-	opts resolved
-	now  func() reading
+	b     backend.Backend
+	given Options // what opts was made of
+	opts  resolved
+	now   func() reading
 
 	mu     sync.Mutex
 	keys   map[string]*slot  // keys that a goroutine here holds or contends for
 	leases map[string]*Lease // by claim ID: those held
 	closed bool
 
-	life       context.Context // ends with Close
-	end        context.CancelFunc
-	prompt     bool // the backend's calls heed their context
-	punctual   bool // they heed its deadline
-	requests   requests
-	heart      heart
-	background tasks  // calls and clean-ups that outlive their caller
-	unsub      func() // ends the backend's loss notifications
+	observer, logger *sink // nil if there is none
+	acquires         atomic.Uint64
+
+	life     context.Context // ends with Close
+	end      context.CancelFunc
+	prompt   bool // the backend's calls heed their context
+	punctual bool // they heed its deadline
+	requests requests
+	heart    heart
+	// The terms of Acquires without options.
+	waited, tried terms
+	background    tasks  // calls and clean-ups that outlive their caller
+	unsub         func() // ends the backend's loss notifications
 }
 
 func newLocker(b backend.Backend, opts *Options) (*locker, error) {
 	r, err := opts.resolve()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("hasp: %w", err)
 	}
 	l := &locker{
 		b: b, opts: r, now: readClocks,
 		keys:   map[string]*slot{},
 		leases: map[string]*Lease{},
 	}
+	if opts != nil {
+		l.given = *opts
+	}
+	l.waited, l.tried = terms{resolved: r}, terms{resolved: r, try: true}
 	l.life, l.end = context.WithCancel(context.Background())
 	l.prompt, l.punctual = backend.IsPrompt(b), backend.IsPunctual(b)
+	l.makeSinks()
 	l.heart.init(l)
-	if n, ok := b.(backend.LossNotifier); ok {
+	if n, ok := backend.AsLossNotifier(b); ok {
 		l.unsub = n.OnLoss(l.backendLost)
 	}
 	for _, w := range backend.Warnings(b) {
@@ -126,28 +160,8 @@ func newLocker(b backend.Backend, opts *Options) (*locker, error) {
 	return l, nil
 }
 
-func (l *locker) claim() backend.Claim {
-	return backend.Claim{ID: rand.Text(), Holder: l.opts.holder, TTL: l.opts.TTL}
-}
-
-func (l *locker) Inspect(ctx context.Context, key string) (backend.Record, error) {
-	fail := func(err error) (backend.Record, error) { return backend.Record{}, &Error{"inspect", key, err} }
-	if err := backend.ValidateKey(key); err != nil {
-		return fail(err)
-	}
-	if l.isClosed() {
-		return fail(ErrClosed)
-	}
-	rec, err := call(ctx, l, true, func(ctx context.Context) (backend.Record, error) {
-		return l.b.Inspect(ctx, key)
-	}, nil)
-	switch {
-	case err == nil:
-		return rec, nil
-	case l.isClosed():
-		return fail(ErrClosed)
-	}
-	return fail(err)
+func (t *terms) claim() backend.Claim {
+	return backend.Claim{ID: rand.Text(), Holder: t.holder, TTL: t.TTL, TokenFloor: t.floor}
 }
 
 func (l *locker) isClosed() bool {
@@ -193,8 +207,16 @@ func (l *locker) Close() error {
 	if err := l.b.Close(); err != nil {
 		errs = multierror.Append(errs, fmt.Errorf("hasp: close: %w", err))
 	}
+	l.closeSinks()
+	if errs != nil {
+		errs.ErrorFormat = inOneLine
+	}
 	return errs.ErrorOrNil()
 }
+
+// inOneLine is the form of all errors here: "hasp: OP "KEY": why", several joined by
+// semicolons.
+func inOneLine(errs []error) string { return backend.Text(errors.Join(errs...)) }
 
 // releaseAll releases leases, some at a time. Once the store has let the request
 // timeout pass without freeing one of them, the rest are left to their TTL: a
@@ -215,7 +237,7 @@ func (l *locker) releaseAll(held []*Lease) (errs *multierror.Error) {
 		if dead {
 			<-limit
 			left++
-			_ = le.release(func(backend.Grant) error { return ErrUnavailable })
+			_ = le.release(l.now(), func(backend.Grant, bool) error { return ErrUnavailable })
 			continue
 		}
 		wg.Go(func() {

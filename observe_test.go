@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -256,6 +257,38 @@ func TestLog(t *testing.T) {
 		}
 		if !strings.Contains(lines[1], "held by trainer-7 (host ") {
 			t.Errorf("waiting does not name the holder: %s", lines[1])
+		}
+	})
+}
+
+// A handler writes what it is given, and it is given what can be seen.
+func TestLogIsPrintable(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const key = "k\u202e\u2028\u0085"
+		store := memlock.New()
+		var out bytes.Buffer
+		acquire(t, locker(t, store.Client(), &hasp.Options{Owner: "x\n\x1b[2J\u202e"}), key)
+		l := hasp.New(store.Client(), &hasp.Options{MaxRetries: 1, Logger: slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		store.Inject(memlock.OpWatch, key, memlock.Fault{Err: errors.New("watch \u202e")})
+		_, err := l.Acquire(t.Context(), key)
+		mustMatch(t, err, hasp.ErrTimeout)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		if len(lines) < 5 {
+			t.Errorf("%d lines", len(lines))
+		}
+		for _, line := range lines {
+			var rec map[string]any
+			if err := json.Unmarshal([]byte(line), &rec); err != nil {
+				t.Fatal(err)
+			}
+			for name, v := range rec {
+				if s, ok := v.(string); ok && strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsGraphic(r) }) {
+					t.Errorf("%s=%q", name, s)
+				}
+			}
 		}
 	})
 }

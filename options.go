@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/user"
 	"sync"
@@ -17,8 +18,26 @@ import (
 const (
 	DefaultTTL           = 300 * time.Second
 	DefaultRetryInterval = 5 * time.Second
-	DefaultMaxRetries    = 60
+	DefaultMaxRetries    = 60 // at least; see Options.MaxRetries
 )
+
+// takeoverSlack is how much longer than its holder's TTL the default wait is. A
+// store may take that long to call a lock stale that it last heard of when the wait
+// began: it counts in whole seconds, looks for what has run out once in a while, or
+// allows for a clock.
+const takeoverSlack = 10 * time.Second
+
+// defaultRetries returns how many retries outlast a dead holder, and the next look
+// after that. With 60 of 5 s, as EfsLock had them, waiting ended at the very moment
+// at which a lock with the default TTL becomes stale, so a fleet that started
+// together never got the lock of a first holder that died early. It is a number of
+// retries and not a time, so that who sets a longer RetryInterval waits for longer,
+// as ever.
+func defaultRetries(ttl, interval time.Duration) int {
+	interval = max(interval, minWait)
+	n := ttl/interval + takeoverSlack/interval + 2 // both are rounded down
+	return int(min(max(n, DefaultMaxRetries), math.MaxInt32))
+}
 
 // Options of a Locker. The zero value, and nil, mean the defaults.
 type Options struct {
@@ -30,19 +49,26 @@ type Options struct {
 	// RetryInterval is the wait between attempts; default 5 s. Waiters are woken
 	// earlier when the backend can tell them of a release.
 	RetryInterval time.Duration
-	// MaxRetries is how many such waits there are before a *TimeoutError: 60 by
-	// default, which makes 5 minutes; Unlimited for no end.
+	// MaxRetries is how many such waits there are before a *TimeoutError; Unlimited
+	// for no end. By default there are as many as outlast a dead holder, whose lock
+	// is stale only when its TTL has run out: 60, which is 5 minutes at 5 s, or more
+	// if they are less than 10 s longer than TTL (which is taken for the holder's,
+	// too). So if nothing is set waiting ends after 64 of them, 320 s. If MaxWait is
+	// set it alone decides.
 	MaxRetries int
 	// Retry replaces RetryInterval and MaxRetries.
 	Retry RetryPolicy
 	// MaxWait bounds the whole wait of one Acquire, whatever the retries say; the
-	// attempt that ends it comes on top. 0 means no such bound.
+	// attempt that ends it comes on top. 0 means no such bound. To outlast a dead
+	// holder it has to be a few seconds longer than the holder's TTL.
 	MaxWait time.Duration
 
 	// Heartbeat is how often a held lease is renewed: TTL/3 by default, with a
 	// tenth of jitter. It must be below TTL minus Margin.
 	Heartbeat time.Duration
-	// NoHeartbeat turns renewal off: a lease then lives its TTL and no longer.
+	// NoHeartbeat turns renewal off: a lease then lives its TTL and no longer. A
+	// lease that the backend grants for less at first (see backend.Grant) is renewed
+	// once.
 	NoHeartbeat bool
 	// Margin is how long before its TTL has run out a lease that could not be
 	// renewed is given up, since clocks of holder and store do not run at quite
@@ -60,11 +86,16 @@ type Options struct {
 	MaxUnavailable time.Duration
 
 	// Logger gets what happens to locks; nil for no logging. Levels: Debug for
-	// attempts and renewals, Info for acquired, waiting and released, Warn for
-	// failed renewals, Error for loss.
+	// attempts and renewals, Info for acquired, failed, waiting and released, Warn for
+	// failed renewals, Error for loss. It is called as Observer is.
 	Logger *slog.Logger
-	// Observer is called for every Event, from the goroutine in which it
-	// happens: it must return fast and must not call the Locker.
+	// Observer is called for every Event of the Locker, for one at a time and in the
+	// order in which they happened, from a goroutine that does nothing else: no lock
+	// waits for it. So it may be told of an Event after the call that led to it has
+	// returned. If it is so slow that 65,536 events wait for it, the next ones are
+	// dropped, and an EventWarning says how many. Close tells what has not been told
+	// yet, for 1 s at most; after Close there are no calls. Observer may call the
+	// Locker's methods and its leases', except Close, which would wait for it.
 	Observer func(Event)
 }
 
@@ -105,8 +136,10 @@ func (o *Options) resolve() (resolved, error) {
 		r.MaxUnavailable = 10 * time.Second
 	}
 	switch {
+	case r.MaxRetries == 0 && r.MaxWait > 0:
+		r.MaxRetries = Unlimited
 	case r.MaxRetries == 0:
-		r.MaxRetries = DefaultMaxRetries
+		r.MaxRetries = defaultRetries(r.TTL, r.RetryInterval)
 	case r.MaxRetries < Unlimited:
 		errs = append(errs, fmt.Errorf("MaxRetries is %d: it must not be negative, but for Unlimited", r.MaxRetries))
 	}
@@ -137,9 +170,19 @@ func (o *Options) resolve() (resolved, error) {
 		r.holder.Owner = userName()
 	}
 	if len(errs) > 0 {
-		return r, fmt.Errorf("hasp: options: %w", errors.Join(errs...))
+		return r, fmt.Errorf("options: %w", errors.Join(errs...))
 	}
 	return r, nil
+}
+
+// valid is how long a lease with this grant lives from the request that set its
+// TTL. Of a grant that is shorter than claimed the margin takes no more than half,
+// or one that is longer than such a grant would leave nothing of it.
+func (r *resolved) valid(g backend.Grant) time.Duration {
+	if g.TTL < r.TTL {
+		return g.TTL - min(r.Margin, g.TTL/2)
+	}
+	return g.TTL - r.Margin
 }
 
 // bounded returns a context for work that has to be done although the caller's

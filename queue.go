@@ -50,7 +50,7 @@ func (l *locker) enter(ctx context.Context, key string, w *wait) error {
 	l.mu.Unlock()
 
 	for {
-		w.attempts++
+		l.emitAttempt(key, w)
 		if w.sched.over {
 			break
 		}
@@ -131,6 +131,8 @@ func (s *slot) held(key string, now reading) error {
 
 // wait is the state of one Acquire.
 type wait struct {
+	id       uint64 // tells the Acquires of the Locker apart
+	terms    *terms
 	start    time.Time
 	sched    *schedule
 	attempts int

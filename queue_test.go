@@ -124,7 +124,7 @@ func TestTimeoutsInTheLocalQueue(t *testing.T) {
 		opts hasp.Options
 		want time.Duration
 	}{
-		"defaults": {hasp.Options{}, 5 * time.Minute},
+		"defaults": {hasp.Options{}, 320 * time.Second},
 		"max wait": {hasp.Options{MaxWait: 3 * time.Second}, 3 * time.Second},
 		"retries":  {hasp.Options{RetryInterval: time.Second, MaxRetries: 4}, 4 * time.Second},
 	} {

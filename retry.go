@@ -2,6 +2,7 @@ package hasp
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -135,7 +136,10 @@ func (s *schedule) left(now time.Time) time.Duration {
 	passed := now.Sub(s.start)
 	end := time.Duration(-1)
 	if c, ok := s.policy.(constant); ok && c.max >= 0 {
-		end = time.Duration(c.max) * max(c.interval, minWait)
+		n, each := time.Duration(c.max), max(c.interval, minWait)
+		if n == 0 || each <= math.MaxInt64/n { // else it is more than there is
+			end = n * each
+		}
 	}
 	if s.maxWait > 0 && (end < 0 || s.maxWait < end) {
 		end = s.maxWait
