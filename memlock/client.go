@@ -9,7 +9,8 @@ import (
 )
 
 // Client is one process's connection to a Store; it implements
-// backend.Backend and every optional interface but backend.Warner.
+// backend.Backend and what backend.Capabilities can name, but for backend.Clearer:
+// nothing of a dead holder is in anybody's way.
 type Client struct {
 	s *Store
 
@@ -28,6 +29,7 @@ var (
 	_ backend.BatchRenewer = (*Client)(nil)
 	_ backend.LossNotifier = (*Client)(nil)
 	_ backend.TokenRaiser  = (*Client)(nil)
+	_ backend.ValueStore   = (*Client)(nil)
 )
 
 // do checks the key and runs f on the store, unless a fault says otherwise.

@@ -21,6 +21,9 @@ const (
 	OpBreak      Op = "break"
 	OpList       Op = "list"
 	OpRaiseToken Op = "raise-token"
+	OpValue      Op = "value"
+	OpSetValue   Op = "set-value"
+	OpListValues Op = "list-values"
 	OpAny        Op = ""
 )
 
@@ -99,14 +102,13 @@ func (s *Store) Expire(key string) {
 	}
 }
 
-// Forget makes the store forget all it knows of key, tokens included, as a
-// flushed server does. The holder is not told.
+// Forget makes the store forget all it knows of key, tokens and value
+// included, as a flushed server does. The holder is not told.
 func (s *Store) Forget(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entry(key)
-	e.last, e.raised = 0, 0
-	e.free()
+	e.forget()
 }
 
 // Wipe forgets every key.
@@ -114,8 +116,7 @@ func (s *Store) Wipe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.entries {
-		e.last, e.raised = 0, 0
-		e.free()
+		e.forget()
 	}
 }
 

@@ -214,6 +214,9 @@ func TestForgetAndWipe(t *testing.T) {
 		c := s.Client()
 		for name, forget := range map[string]func(){"forget": func() { s.Forget("k") }, "wipe": s.Wipe} {
 			g := mustTake(t, c, "k", "a")
+			if _, err := c.SetValue(t.Context(), g, backend.Value{Token: g.Token, Seq: 1}); err != nil {
+				t.Error(err)
+			}
 			wake, stop, err := c.Watch(t.Context(), "k", claim("b"))
 			if err != nil {
 				t.Fatal(err)
@@ -223,6 +226,9 @@ func TestForgetAndWipe(t *testing.T) {
 			<-wake
 			if rec := mustState(t, s, "k", backend.Free); rec.Token != 0 {
 				t.Errorf("%s: it remembers token %d", name, rec.Token)
+			}
+			if v, err := c.Value(t.Context(), "k"); err != nil || v.Token != 0 {
+				t.Errorf("%s: it remembers the value %+v, error %v", name, v, err)
 			}
 			if _, err := c.Renew(t.Context(), g); !errors.Is(err, backend.ErrLost) {
 				t.Errorf("%s: renew: %v", name, err)

@@ -245,7 +245,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestCapabilities(t *testing.T) {
-	want := []backend.Capability{backend.CapWatch, backend.CapBreak, backend.CapList, backend.CapBatchRenew, backend.CapLossNotify, backend.CapRaiseToken}
+	want := []backend.Capability{backend.CapWatch, backend.CapBreak, backend.CapList, backend.CapBatchRenew, backend.CapLossNotify, backend.CapRaiseToken, backend.CapValues}
 	if got := backend.Capabilities(memlock.New().Client()); !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}

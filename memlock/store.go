@@ -69,6 +69,7 @@ type entry struct {
 	ttl     time.Duration
 	since   time.Time
 	renewed time.Time
+	value   backend.Value
 	watches map[*watch]struct{}
 }
 
@@ -96,6 +97,12 @@ func (e *entry) stale(now time.Time) bool { return e.held && now.Sub(e.renewed) 
 func (e *entry) free() {
 	e.held, e.id, e.holder = false, "", backend.Holder{}
 	e.wake()
+}
+
+// forget is free, and nothing is left.
+func (e *entry) forget() {
+	e.last, e.raised, e.value = 0, 0, backend.Value{}
+	e.free()
 }
 
 func (e *entry) wake() {
