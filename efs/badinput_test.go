@@ -18,6 +18,7 @@ import (
 
 	"github.com/hasplock/hasp"
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
 func open(t *testing.T, dir string, opts *Options) *Backend {
@@ -54,6 +55,8 @@ func snapshot(t *testing.T, dir, skip string) string {
 	}
 	return s.String()
 }
+
+func batonName(gen uint64) string { return statedir.Baton{Gen: gen, State: statedir.Dirty}.Name() }
 
 func TestBadKeys(t *testing.T) {
 	dir := t.TempDir()
@@ -100,26 +103,31 @@ func TestThingsInTheWay(t *testing.T) {
 		put        func(dir string) error
 		held       bool // it counts as a holder, not as corrupt
 	}{
-		{name: "a directory for a lock file", says: "lock is a directory", put: func(d string) error { return os.Mkdir(d+"/lock", 0o755) }},
+		{name: "an empty directory", says: "lock is a directory", put: func(d string) error { return os.Mkdir(d+"/lock", 0o755) }},
+		{name: "a directory of somebody's", says: "lock is a directory", put: func(d string) error {
+			return errors.Join(os.Mkdir(d+"/lock", 0o755), os.WriteFile(d+"/lock/data", []byte("mine"), 0o644))
+		}},
 		{name: "a dangling link for a lock file", says: "symbolic link", put: func(d string) error { return os.Symlink("nowhere", d+"/lock") }},
 		{name: "a link for a lock file", says: "symbolic link", put: func(d string) error {
 			return errors.Join(os.WriteFile(d+"/real", []byte("x"), 0o644), os.Symlink("real", d+"/lock"))
 		}},
 		{name: "a pipe for a lock file", says: "not a regular file", put: func(d string) error { return unix.Mkfifo(d+"/lock", 0o644) }},
-		{name: "garbage in the lock file", says: "cannot be read", held: true, put: func(d string) error { return os.WriteFile(d+"/lock", []byte("\x00garbage\xff"), 0o644) }},
-		{name: "an empty lock file", says: "cannot be read (0 bytes)", held: true, put: func(d string) error { return os.WriteFile(d+"/lock", nil, 0o644) }},
+		{name: "garbage", says: "is not a lock file (9 bytes", put: func(d string) error { return os.WriteFile(d+"/lock", []byte("\x00garbage\xff"), 0o644) }},
+		{name: "a database", says: "is not a lock file", put: func(d string) error { return os.WriteFile(d+"/lock", []byte("SQLite format 3\x00"), 0o644) }},
+		{name: "a configuration", says: "is not a lock file", put: func(d string) error { return os.WriteFile(d+"/lock", []byte("method: bayes\n"), 0o644) }},
+		{name: "an empty lock file", says: "a lock file that is empty", held: true, put: func(d string) error { return os.WriteFile(d+"/lock", nil, 0o644) }},
 		{name: "a file for a state directory", says: ".lock.hasp is not a directory", put: func(d string) error { return os.WriteFile(d+"/.lock.hasp", []byte("x"), 0o644) }},
 		{name: "a link for a state directory", says: ".lock.hasp is not a directory", put: func(d string) error {
 			return errors.Join(os.Mkdir(d+"/other", 0o755), os.Symlink("other", d+"/.lock.hasp"))
 		}},
 		{name: "two batons", says: "more than one", put: func(d string) error {
 			return errors.Join(os.Mkdir(d+"/.lock.hasp", 0o755),
-				os.WriteFile(d+"/.lock.hasp/"+baton{gen: 7}.name(), nil, 0o644), os.WriteFile(d+"/.lock.hasp/"+baton{gen: 8}.name(), nil, 0o644))
+				os.WriteFile(d+"/.lock.hasp/"+batonName(7), nil, 0o644), os.WriteFile(d+"/.lock.hasp/"+batonName(8), nil, 0o644))
 		}},
 		{name: "no baton", says: "is empty", put: func(d string) error { return os.Mkdir(d+"/.lock.hasp", 0o755) }},
 		{name: "a foreign file in the state directory", says: `"notes.txt"`, put: func(d string) error {
 			return errors.Join(os.Mkdir(d+"/.lock.hasp", 0o755),
-				os.WriteFile(d+"/.lock.hasp/"+baton{gen: 7}.name(), nil, 0o644), os.WriteFile(d+"/.lock.hasp/notes.txt", []byte("mine"), 0o644))
+				os.WriteFile(d+"/.lock.hasp/"+batonName(7), nil, 0o644), os.WriteFile(d+"/.lock.hasp/notes.txt", []byte("mine"), 0o644))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -128,12 +136,15 @@ func TestThingsInTheWay(t *testing.T) {
 			if err := c.put(dir); err != nil {
 				t.Fatal(err)
 			}
+			if !c.held { // whatever its age
+				_ = os.Chtimes(dir+"/lock", old, old)
+			}
 			// something that is neither hasp's nor in the way must survive too
 			if err := os.WriteFile(dir+"/config.yaml", []byte("precious"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			made := "" // the state directory, if an attempt will make it
-			if _, err := os.Lstat(dir + "/.lock.hasp"); err != nil {
+			if _, err := os.Lstat(dir + "/.lock.hasp"); err != nil && c.held {
 				made = dir + "/.lock.hasp"
 			}
 			before := snapshot(t, dir, made)
@@ -189,10 +200,12 @@ func TestHiddenFilesInTheStateDirectory(t *testing.T) {
 func TestBadURLs(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct{ url, says string }{
-		{"efs://" + dir + "?lockfile=maybe", "true or false"},
+		{"efs://" + dir + "?lockfile=maybe", "it is dir, file or false"},
+		{"efs://" + dir + "?mount=maybe", "it is required"},
+		{"efs://" + dir + "?legacy_timeout=-1s", "not negative"},
 		{"efs://" + dir + "?poll=-1s", "not negative"},
 		{"efs://" + dir + "?poll=soon", "duration"},
-		{"efs://" + dir + "?lockfiles=false", `unknown option "lockfiles": known are anymount, lockfile, poll`},
+		{"efs://" + dir + "?lockfiles=false", `unknown option "lockfiles": known are anymount, create, legacy_timeout, lockfile, mount, poll`},
 		{"efs://host" + dir, "three slashes"},
 		{"efs://" + dir + "/missing", "no such file"},
 		{"nfs://" + dir, `no backend for scheme "nfs"; this program has efs`},
@@ -282,7 +295,9 @@ func TestFullFileSystem(t *testing.T) {
 		_, err = f.Write(make([]byte, 4096))
 	}
 	f.Close()
-	_, err = b.Acquire(ctxBG, "made/before", testClaim("b", time.Minute))
+	fb := open(t, dir, &Options{LockFile: File})
+	defer fb.Close()
+	_, err = fb.Acquire(ctxBG, "made/before", testClaim("b", time.Minute))
 	if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, backend.ErrUnavailable) {
 		t.Errorf("with the lock file: %v", err)
 	}
@@ -291,11 +306,11 @@ func TestFullFileSystem(t *testing.T) {
 	if err != nil || r.State != backend.Free {
 		t.Errorf("half held: %+v, %v", r, err)
 	}
-	if got := contents(t, dir+"/made"); len(got) != 2 {
-		t.Errorf("left behind: %q", got)
+	if got, err := leftovers(dir + "/made"); err != nil || len(got) != 0 {
+		t.Errorf("left behind: %q, %v", got, err)
 	}
-	// Without it no space is needed where the state directory exists.
-	nb := open(t, dir, &Options{NoLockFile: true})
+	// Without it no space is needed where the state directory exists and is settled.
+	nb := open(t, dir, &Options{LockFile: NoLockFile})
 	defer nb.Close()
 	if g, err = nb.Acquire(ctxBG, "made/before", testClaim("c", time.Minute)); err != nil {
 		t.Errorf("without the lock file: %v", err)

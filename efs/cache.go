@@ -7,12 +7,12 @@ import (
 	"errors"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-// maxIdle is how many places that nobody uses are kept open, two descriptors each.
-// A process may hold many more locks: their directories are opened again when a
-// heartbeat is due.
-const maxIdle = 128
+// maxIdle is how many places that nobody uses are remembered.
+const maxIdle = 1024
 
 // with runs f with key's place, which f has to itself.
 func (b *Backend) with(ctx context.Context, key string, f func(*place) error) error {
@@ -26,26 +26,25 @@ func (b *Backend) with(ctx context.Context, key string, f func(*place) error) er
 	}
 	defer p.end()
 	err = f(p)
-	if isGone(err) && !errors.Is(err, backend.ErrLost) {
-		p.shut()
+	if err != nil && (errors.Is(err, statedir.ErrGone) || fsys.IsGone(err)) && !errors.Is(err, backend.ErrLost) {
+		p.checked = false
+		p.dir.Forget()
 		return backend.Unavailable(err)
 	}
-	return classify(err)
+	return fsys.Classify(err)
 }
 
-// use returns key's place and keeps it from being closed.
+// use returns key's place and keeps it from being forgotten.
 func (b *Backend) use(key string) (*place, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return nil, backend.ErrClosed
 	}
-	b.using++
 	p := b.places[key]
 	if p == nil {
 		var err error
 		if p, err = b.newPlace(key); err != nil {
-			b.using--
 			return nil, err
 		}
 		b.places[key] = p
@@ -66,40 +65,29 @@ func (p *place) unlink() { p.prev.next, p.next.prev = p.next, p.prev }
 func (b *Backend) unuse(p *place) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if p.refs--; p.refs == 0 {
-		b.idle++
-		if b.closed {
-			b.trim(0)
-		} else {
-			b.trim(maxIdle)
-		}
+	if p.refs--; p.refs > 0 {
+		return
 	}
-	_ = b.leave()
+	b.idle++
+	if b.closed {
+		b.trim(0)
+	} else {
+		b.trim(maxIdle)
+	}
 }
 
-// leave ends one use of the root. After Close the last to leave closes it: a watcher
-// may be in the middle of a call, and its descriptor's number must not become
-// another file's meanwhile. Called with mu held.
-func (b *Backend) leave() error {
-	if b.using--; !b.closed || b.using > 0 {
-		return nil
-	}
-	return errors.Join(b.root.Close(), b.rootDir.Close())
-}
-
-// trim closes the places that have been idle longest until keep are left. Called
-// with mu held.
+// trim forgets the places that have been idle longest until keep are left. Called with
+// mu held.
 func (b *Backend) trim(keep int) {
 	for p := b.lru.prev; p != &b.lru && b.idle > keep; {
 		prev := p.prev
 		if p.refs == 0 && b.closed {
-			p.tidy()
+			p.dir.Tidy()
 		}
-		if p.refs == 0 && (b.closed || len(p.litter) == 0) {
+		if p.refs == 0 && (b.closed || !p.dir.Untidy()) {
 			p.unlink()
 			delete(b.places, p.key)
 			b.idle--
-			p.shut()
 		}
 		p = prev
 	}

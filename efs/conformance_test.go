@@ -4,18 +4,14 @@ package efs_test
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/conformance"
-	_ "github.com/hasplock/hasp/efs"
+	"github.com/hasplock/hasp/efs"
 )
 
 // TestMain is taken by the tests of crashes.
@@ -31,18 +27,24 @@ func conformanceConfig(name, dir, options string) conformance.Config {
 			string(backend.CapLossNotify): "a file server does not tell its clients of changes",
 		},
 		Wipe:      func(context.Context) error { return wipe(dir) },
-		Leftovers: func(context.Context) ([]string, error) { return leftovers(dir) },
+		Leftovers: func(context.Context) ([]string, error) { return efs.Leftovers(dir) },
 	}
 }
 
-// With the lock file a key is also a path, so a and a/b cannot both be locked.
-func TestConformanceWithLockFile(t *testing.T) {
+// A key is also a path, so a and a/b cannot both be locked.
+func TestConformanceDirectory(t *testing.T) {
 	cfg := conformanceConfig("efs", t.TempDir(), "")
+	cfg.Lacks["keys-nested"] = "the guard of a is in the way of the directory for a/b"
+	conformance.Run(t, cfg)
+}
+
+func TestConformanceFile(t *testing.T) {
+	cfg := conformanceConfig("efs, lock file", t.TempDir(), "?lockfile=file")
 	cfg.Lacks["keys-nested"] = "the lock file a is in the way of the directory for a/b"
 	conformance.Run(t, cfg)
 }
 
-func TestConformanceWithoutLockFile(t *testing.T) {
+func TestConformanceNoLockFile(t *testing.T) {
 	conformance.Run(t, conformanceConfig("efs, no lock file", t.TempDir(), "?lockfile=false"))
 }
 
@@ -64,35 +66,4 @@ func wipe(dir string) error {
 		}
 	}
 	return nil
-}
-
-var freeBaton = regexp.MustCompile(`^[0-9]{20}\.free$`)
-
-// leftovers lists everything below dir but directories and one free baton in each
-// state directory.
-func leftovers(dir string) (left []string, err error) {
-	batons := map[string]int{}
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		parent := filepath.Dir(path)
-		switch {
-		case d.IsDir():
-			if strings.HasSuffix(d.Name(), ".hasp") {
-				batons[path] += 0
-			}
-		case strings.HasSuffix(parent, ".hasp") && freeBaton.MatchString(d.Name()):
-			batons[parent]++
-		default:
-			left = append(left, path)
-		}
-		return nil
-	})
-	for state, n := range batons {
-		if n != 1 {
-			left = append(left, fmt.Sprintf("%s with %d batons", state, n))
-		}
-	}
-	return left, err
 }

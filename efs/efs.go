@@ -6,59 +6,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+	"github.com/hasplock/hasp/efs/internal/guard"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
 func init() {
 	backend.Register("efs", openURL)
 }
 
-// Options of a Backend. The zero value, and nil, mean the defaults.
-type Options struct {
-	// NoLockFile leaves out the lock file that processes of the lock-file protocol
-	// (EfsLock and its like) go by. Set it where none of them is left: it saves more
-	// than half of the requests. All hasp processes that share a directory must agree
-	// on it. URL option: lockfile=false.
-	NoLockFile bool
-	// Poll is the longest pause between two looks of a waiter at the lock's state; a
-	// look costs one GETATTR. Default 500 ms on a network file system, 20 ms
-	// elsewhere. URL option: poll=1s.
-	Poll time.Duration
-	// AnyMount opens directories on mounts that Open would refuse, because hasp's
-	// protocol, or the lock file's, does not hold there. URL option: anymount=true.
-	AnyMount bool
-}
-
 // Backend keeps locks in a directory and those below it. Methods may be called
 // concurrently.
 type Backend struct {
-	dir     string
-	opts    Options
-	sys     sys
-	root    *os.Root
-	rootDir *os.File
-	rootID  fileID
-	clock   serverClock
-	warn    []string
-	poll    time.Duration
-	local   bool // on a file system that is known not to be on a network
-	// useLink is set where renameNew cannot be had. It is never tried on a network
-	// file system: none has it, and there a lost reply could not be settled.
-	useLink atomic.Bool
+	dir   string
+	opts  Options
+	fs    fsys.FS
+	dev   uint64 // of the root's file system
+	clock statedir.Clock
+	guard guard.Guard
+	files atomic.Bool // a lock file needs hard links here
+	warn  []string
+	poll  time.Duration
+	mount fsys.Mount
+	local bool // on a file system that is known not to be on a network
+
+	unreserve func() // gives back the descriptor that heartbeats need when there is no other
 
 	mu     sync.Mutex
 	closed bool
 	places map[string]*place
 	lru    place // ring of places that are in the map
 	idle   int   // how many of those nobody uses
-	using  int   // uses of the root that have not ended, and one more until Close
 }
 
 var (
@@ -66,106 +50,13 @@ var (
 	_ backend.Watcher     = (*Backend)(nil)
 	_ backend.Breaker     = (*Backend)(nil)
 	_ backend.Lister      = (*Backend)(nil)
+	_ backend.Clearer     = (*Backend)(nil)
 	_ backend.TokenRaiser = (*Backend)(nil)
+	_ backend.ValueStore  = (*Backend)(nil)
+	_ backend.Sealer      = (*Backend)(nil)
 	_ backend.Warner      = (*Backend)(nil)
+	_ backend.Prompt      = (*Backend)(nil)
 )
-
-func openURL(_ context.Context, u *url.URL) (backend.Backend, error) {
-	q := backend.NewQuery(u)
-	opts := &Options{
-		NoLockFile: !q.Bool("lockfile", true),
-		Poll:       q.Duration("poll", 0),
-		AnyMount:   q.Bool("anymount", false),
-	}
-	if err := q.Err(); err != nil {
-		return nil, err
-	}
-	if u.Host != "" || u.User != nil || u.Fragment != "" {
-		return nil, fmt.Errorf("write efs:///dir, with three slashes: there is no host in it")
-	}
-	dir := u.Path
-	if u.Opaque != "" {
-		dir = u.Opaque // efs:relative/dir
-	}
-	return Open(dir, opts)
-}
-
-// Open opens an existing directory as the root of a tree of locks: the key a/b is
-// the lock file dir/a/b. It checks that the file system, and the way in which it is
-// mounted, can hold the promises.
-func Open(dir string, opts *Options) (*Backend, error) {
-	b := &Backend{places: map[string]*place{}, using: 1}
-	b.lru.prev, b.lru.next = &b.lru, &b.lru
-	if opts != nil {
-		b.opts = *opts
-	}
-	if b.opts.Poll < 0 {
-		return nil, fmt.Errorf("option Poll is %v: it must not be negative", b.opts.Poll)
-	}
-	if dir == "" {
-		return nil, errors.New("the directory's path is empty")
-	}
-	var err error
-	if b.dir, err = filepath.Abs(dir); err != nil {
-		return nil, err
-	}
-	if err := b.open(); err != nil {
-		if b.root != nil {
-			b.root.Close()
-		}
-		if b.rootDir != nil {
-			b.rootDir.Close()
-		}
-		return nil, err
-	}
-	return b, nil
-}
-
-// OpenPath opens the directory of the lock file at path, which is made if it is
-// missing, and returns the key of that lock. It is for those who name a lock by the
-// path of its file.
-func OpenPath(path string, opts *Options) (*Backend, string, error) {
-	if path == "" {
-		return nil, "", fmt.Errorf("%w: the lock file's path is empty", backend.ErrInvalidKey)
-	}
-	if path[len(path)-1] == '/' {
-		return nil, "", fmt.Errorf("%w: %q names a directory, and a lock file's path is needed", backend.ErrInvalidKey, path)
-	}
-	dir, key := filepath.Dir(path), filepath.Base(path)
-	if _, _, err := splitKey(key); err != nil {
-		return nil, "", err
-	}
-	if err := backend.ValidateKey(key); err != nil {
-		return nil, "", err
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, "", fmt.Errorf("make the lock file's directory: %w", err)
-	}
-	b, err := Open(dir, opts)
-	return b, key, err
-}
-
-func (b *Backend) open() error {
-	fi, err := os.Stat(b.dir)
-	switch {
-	case err != nil:
-		return err
-	case !fi.IsDir():
-		return fmt.Errorf("%s is not a directory", b.dir)
-	}
-	if b.root, err = os.OpenRoot(b.dir); err != nil {
-		return err
-	}
-	if b.rootDir, err = os.Open(b.dir); err != nil {
-		return err
-	}
-	i, err := b.sys.stat(b.rootDir, "")
-	if err != nil {
-		return err
-	}
-	b.rootID = i.id
-	return b.check(fi)
-}
 
 // Warnings implements backend.Warner.
 func (b *Backend) Warnings() []string { return b.warn }
@@ -178,14 +69,37 @@ func (b *Backend) path(elem ...string) string {
 	return filepath.Join(append([]string{b.dir}, elem...)...)
 }
 
-// grantState is what a grant carries for this backend.
+// grantState is what a grant carries for this backend, the same for all its copies.
 type grantState struct {
-	name string // of the baton
+	hold  statedir.Hold
+	stand guard.Stand
+	// released: a Release has begun to let go of the baton. From then on a request of this
+	// grant's could reach a successor's guard, so the baton is asked first.
+	released bool
+	// down: its guard has been taken down.
+	down bool
+	// lost is why it holds nothing any more, if that is known.
+	lost error
 }
 
-func state(g backend.Grant) grantState {
-	s, _ := g.State.(grantState)
-	return s
+// holdOf returns what is known of g, or finds it out. It is nil, without an error, if g
+// holds nothing; then the baton says who does.
+func (p *place) holdOf(g backend.Grant) (*grantState, statedir.Baton, error) {
+	if s, ok := g.State.(*grantState); ok && s.lost != nil {
+		return nil, statedir.Baton{}, s.lost
+	} else if ok && !s.released {
+		s.hold.Dir = p.dir
+		return s, s.hold.Baton, nil
+	}
+	h, b, err := p.dir.Find(g.ID)
+	if err != nil || h == nil {
+		return nil, b, err
+	}
+	st := &grantState{hold: *h}
+	if s, ok := g.State.(*grantState); ok {
+		st.down = s.down
+	}
+	return st, b, nil
 }
 
 // Acquire implements backend.Backend.
@@ -194,10 +108,10 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (g b
 		return g, err
 	}
 	err = b.with(ctx, key, func(p *place) error {
-		if err := p.open(true); err != nil {
+		if err := p.prepare(true); err != nil {
 			return err
 		}
-		p.tidy()
+		p.dir.Tidy()
 		g, err = p.acquire(ctx, c)
 		return err
 	})
@@ -205,35 +119,59 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (g b
 }
 
 func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, err error) {
-	files := !p.b.opts.NoLockFile
-	if files && p.legacy {
-		if err := p.checkLegacy(c.TTL); err != nil {
+	if p.legacy {
+		r, ok, _, err := p.b.guard.Peer(p.dir, 0)
+		if err != nil {
 			return g, err
 		}
+		if ok && r.State == backend.Held {
+			return g, &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+		}
+		p.legacy = false
 	}
-	p.legacy = false
-	mine, old, err := p.take(ctx, c)
+	h, err := p.take(ctx, c)
 	if err != nil {
 		return g, err
 	}
-	st := grantState{name: mine.name()}
-	if files {
-		if err := p.guard(ctx, mine, old); err != nil {
-			return g, p.giveBack(mine, err)
-		}
+	st := &grantState{}
+	if st.stand, err = p.b.guard.Up(ctx, h); err != nil {
+		return g, p.giveBack(h, err)
 	}
-	return backend.Grant{Key: p.key, ID: c.ID, Holder: c.Holder, Token: mine.gen, TTL: mine.ttl, State: st}, nil
+	p.granted(c.ID)
+	h.Old = statedir.Baton{}
+	st.hold = *h
+	return backend.Grant{Key: p.key, ID: c.ID, Holder: c.Holder, Token: h.Baton.Gen, TTL: h.Baton.TTL, State: st}, nil
 }
 
-// giveBack frees the baton after the lock file could not be put in place.
-func (p *place) giveBack(mine baton, why error) error {
-	p.tidy()
-	p.legacy = errors.Is(why, backend.ErrHeld)
-	err := p.unguard(mine.claim, mine.gen)
-	if err == nil {
-		err = p.free(mine.name(), mine.claim)
+// take takes the baton, and makes the state directory if there is none.
+func (p *place) take(ctx context.Context, c backend.Claim) (*statedir.Hold, error) {
+	for range 4 {
+		h, err := p.dir.Take(ctx, c)
+		if !errors.Is(err, statedir.ErrGone) {
+			return h, err
+		}
+		p.checked = false // the directories may have been moved
+		if err := p.prepare(true); err != nil {
+			return nil, err
+		}
+		if err := p.mayBeLock(); err != nil {
+			return nil, err
+		}
+		if err := p.dir.Make(); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil && !errors.Is(err, backend.ErrLost) {
+	return nil, fmt.Errorf("state directory %s vanishes as fast as it is made", p.dir.Path())
+}
+
+// giveBack frees the baton after the guard could not be put in place.
+func (p *place) giveBack(h *statedir.Hold, why error) error {
+	var held *backend.HeldError
+	isHeld := errors.As(why, &held)
+	p.legacy = isHeld && held.Record.Note != "" && held.Record.Token == 0
+	clean := (isHeld || errors.Is(why, backend.ErrCorrupt)) && !h.Unknown && !h.Baton.Unsettled && h.Alive()
+	if _, err := h.Free(clean); err != nil && !errors.Is(err, backend.ErrLost) && !errors.Is(err, statedir.ErrGone) {
+		p.legacy = false // the next try has to find out what became of this one
 		return backend.Unavailable(fmt.Errorf("%w, and the lock could not be given back: %w", why, err))
 	}
 	return why
@@ -242,154 +180,109 @@ func (p *place) giveBack(mine baton, why error) error {
 // Renew implements backend.Backend.
 func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, error) {
 	err := b.with(ctx, g.Key, func(p *place) error {
-		if err := p.open(false); err != nil {
-			if isGone(err) {
-				return fmt.Errorf("%w: %s is gone", backend.ErrLost, p.statePath())
-			}
-			return err
+		st, cur, err := p.holdOf(g)
+		if err != nil {
+			return p.lostIfGone(err)
 		}
-		st := state(g)
-		cur, known := parseBaton(st.name)
-		for range 8 {
-			if !known {
-				var err error
-				if cur, known, err = p.find(g.ID); err != nil {
-					if isGone(err) {
-						return fmt.Errorf("%w: %s is gone", backend.ErrLost, p.statePath())
-					}
-					return err
-				}
-				if !known {
-					return fmt.Errorf("%w: now %s", backend.ErrLost, p.record(cur, time.Time{}, time.Time{}))
-				}
-			}
-			next := cur.beaten()
-			swapped, _, err := p.swap(cur, next)
-			if err != nil && !isGone(err) {
-				return err
-			}
-			if !swapped {
-				known = false
-				continue
-			}
-			st.name = next.name()
-			if !b.opts.NoLockFile {
-				err = p.keepGuard(ctx, next)
-				if errors.Is(err, backend.ErrLost) {
-					_ = p.free(st.name, g.ID) // it guards nothing any more
-				}
-				if err != nil {
-					return err
-				}
-			}
-			g.State = st
-			return nil
+		if st == nil {
+			return p.lostTo(cur)
 		}
-		return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be read", p.statePath()))
+		ok, err := st.hold.Next(func(*statedir.Baton) {})
+		switch {
+		case err != nil:
+			return p.lostIfGone(err)
+		case !ok:
+			st.lost = p.lostTo(st.hold.Now)
+			return st.lost
+		}
+		g.State = st
+		return p.guarded(ctx, st)
 	})
 	return g, err
 }
 
+// guarded looks whether the guard of a holder still stands.
+func (p *place) guarded(ctx context.Context, st *grantState) (err error) {
+	if st.stand, err = p.b.guard.Check(ctx, &st.hold, st.stand); errors.Is(err, backend.ErrLost) {
+		st.lost = err
+		_, _ = st.hold.Free(false) // it guards nothing any more
+	}
+	return p.lostIfGone(err)
+}
+
+// lostIfGone: a lock whose state was moved or removed is nobody's.
+func (p *place) lostIfGone(err error) error {
+	if errors.Is(err, statedir.ErrGone) {
+		return fmt.Errorf("%w: %s is gone: it was moved or removed", backend.ErrLost, p.dir.Path())
+	}
+	return err
+}
+
+func (p *place) lostTo(b statedir.Baton) error {
+	return fmt.Errorf("%w: now %s", backend.ErrLost, p.dir.Record(b, time.Time{}, time.Time{}))
+}
+
 // Release implements backend.Backend.
 func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
-	return b.with(ctx, g.Key, func(p *place) error {
-		if p.stateDir == nil {
-			if err := p.open(false); err != nil {
-				if isGone(err) {
-					return fmt.Errorf("%w: %s is gone", backend.ErrLost, p.statePath())
-				}
-				return err
-			}
-		}
-		p.tidy()
-		st := state(g)
-		var ferr error
-		if !b.opts.NoLockFile {
-			gen := g.Token
-			if gen == 0 {
-				cur, ok, err := p.find(g.ID)
-				if err != nil {
-					return err
-				}
-				if !ok {
-					return backend.ErrLost
-				}
-				gen = cur.gen
-			}
-			if ferr = p.unguard(g.ID, gen); ferr != nil {
-				if ferr = classify(ferr); errors.Is(ferr, backend.ErrUnavailable) {
-					return ferr
-				}
-			}
-		}
-		err := p.free(st.name, g.ID)
-		if isGone(err) {
-			err = fmt.Errorf("%w: %s is gone", backend.ErrLost, p.statePath())
-		}
-		p.tidy()
-		if err == nil {
-			err = ferr
-		}
-		return err
-	})
+	return b.with(ctx, g.Key, func(p *place) error { return p.lostIfGone(p.release(g)) })
 }
 
-// Inspect implements backend.Backend.
-func (b *Backend) Inspect(ctx context.Context, key string) (r backend.Record, err error) {
-	err = b.with(ctx, key, func(p *place) error {
-		r, err = p.inspect()
+func (p *place) release(g backend.Grant) error {
+	p.dir.Tidy()
+	withdraw := g.Token == 0
+	st, cur, err := p.holdOf(g)
+	if err != nil {
 		return err
-	})
-	return r, err
-}
-
-func (p *place) inspect() (backend.Record, error) {
-	free := backend.Record{Key: p.key, State: backend.Free}
-	r := free
-	err := p.open(false)
+	}
+	if st == nil {
+		if !withdraw && cur.State != statedir.Held && cur.State != statedir.Sealed && cur.Gen == g.Token {
+			return nil // released before
+		}
+		return p.lostTo(cur)
+	}
+	h := &st.hold
+	if !h.Alive() { // a late one: only if nobody has taken over, and then it ends dirty
+		ok, err := h.Next(func(*statedir.Baton) {})
+		switch {
+		case err != nil:
+			return err
+		case !ok && h.Now.State != statedir.Held && h.Now.State != statedir.Sealed && h.Now.Gen == g.Token:
+			return nil
+		case !ok:
+			st.lost = p.lostTo(h.Now)
+			return st.lost
+		}
+		h.Unknown = true
+	}
+	clean, lost := false, error(nil)
+	if !st.down {
+		clean, lost = p.b.guard.Down(h, st.stand)
+		if lost != nil && !errors.Is(lost, backend.ErrLost) {
+			return fsys.Classify(lost) // tried again
+		}
+	}
+	st.released, st.down = true, lost == nil
+	ok, err := h.Free(clean && lost == nil)
 	switch {
-	case err == nil:
-		cur, changed, err := p.read()
-		if err != nil {
-			if isGone(err) {
-				return free, nil
-			}
-			return r, err
-		}
-		now, err := p.now(maxClockAge)
-		if err != nil {
-			now = time.Time{}
-		}
-		if r = p.record(cur, changed, now); err != nil {
-			r.Note = fmt.Sprintf("the file server's clock cannot be read: %v", err)
-		}
-	case !isGone(err):
-		return r, err
-	case p.parentDir == nil:
-		return free, nil
+	case err != nil:
+		return err
+	case !ok: // which is also why its guard is gone
+		return p.lostTo(h.Now)
+	case withdraw || g.State == nil && errors.Is(lost, backend.ErrLost):
+		return nil // it may not have stood yet, or not any more
 	}
-	if r.State != backend.Free || p.b.opts.NoLockFile {
-		return r, nil
-	}
-	s, err := p.look()
-	if err != nil || !s.there || s.hasp && s.gen <= r.Token {
-		return r, err
-	}
-	return p.fileRecord(s, defaultLegacyTTL)
+	st.lost = lost
+	return lost
 }
-
-// defaultLegacyTTL is when a lock file of the lock-file protocol is stale, to
-// those who only look: its holder does not write it down.
-const defaultLegacyTTL = 300 * time.Second
 
 // Close implements backend.Backend.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
-		return nil
+	if !b.closed {
+		b.unreserve()
 	}
 	b.closed = true
 	b.trim(0)
-	return b.leave()
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/url"
 	"runtime"
-	"time"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -17,14 +16,7 @@ func init() {
 }
 
 func errUnsupported() error {
-	return fmt.Errorf("lock files on %s: %w: renames there do not have the properties that the protocol rests on", runtime.GOOS, backend.ErrUnsupported)
-}
-
-// Options of a Backend.
-type Options struct {
-	NoLockFile bool
-	Poll       time.Duration
-	AnyMount   bool
+	return fmt.Errorf("locks in directories on %s: %w: renames there do not have the properties that the protocol rests on", runtime.GOOS, backend.ErrUnsupported)
 }
 
 // Backend cannot be had on this system.

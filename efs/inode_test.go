@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys/fsystest"
 )
 
 // A file system may give the number of a file that was removed to the next one, and
@@ -21,16 +22,13 @@ func TestNumberUsedAgain(t *testing.T) {
 	const ttl = time.Second
 	others := map[string]string{
 		"lock-file protocol": fmt.Sprintf("%d.5\n4711\nother-host\nLinux\n", time.Now().Unix()),
-		"hasp": string(formatLockFile(baton{
-			gen: 1 << 60, held: true, ttl: ttl, claim: "another", holder: backend.Holder{Owner: "b", Host: "other-host", PID: 4711},
-		}, time.Now())),
+		"hasp":               fmt.Sprintf("%d.500000\n4711\nother-host\nLinux\nhasp token=%d claim=another ttl=1000\nowner=b\n", time.Now().Unix(), uint64(1<<60)),
 	}
 	for name, other := range others {
-		start := func(t *testing.T) (*Backend, string) {
+		start := func(t *testing.T) (*Backend, *fsystest.Faulty, string) {
 			dir := t.TempDir()
-			b := open(t, dir, nil)
-			t.Cleanup(func() { b.Close() })
-			return b, filepath.Join(dir, "lock")
+			b, f := openFaulty(t, dir, File)
+			return b, f, filepath.Join(dir, "lock")
 		}
 		put := func(t *testing.T, path string) {
 			if err := os.WriteFile(path, []byte(other), 0o644); err != nil {
@@ -44,7 +42,7 @@ func TestNumberUsedAgain(t *testing.T) {
 			}
 		}
 		t.Run(name+", at release", func(t *testing.T) {
-			b, path := start(t)
+			b, _, path := start(t)
 			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
 			if err != nil {
 				t.Fatal(err)
@@ -54,13 +52,13 @@ func TestNumberUsedAgain(t *testing.T) {
 			spared(t, path)
 		})
 		t.Run(name+", during release", func(t *testing.T) {
-			b, path := start(t)
+			b, f, path := start(t)
 			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
 			if err != nil {
 				t.Fatal(err)
 			}
 			done := false
-			b.sys.fault = func(op string, do func() error) error {
+			f.Around = func(op string, do func() error) error {
 				if op == "rename" && !done { // after the look at what is there
 					done = true
 					put(t, path)
@@ -71,7 +69,7 @@ func TestNumberUsedAgain(t *testing.T) {
 			spared(t, path)
 		})
 		t.Run(name+", at a heartbeat", func(t *testing.T) {
-			b, path := start(t)
+			b, _, path := start(t)
 			g, err := b.Acquire(ctxBG, "lock", testClaim("a", ttl))
 			if err != nil {
 				t.Fatal(err)
@@ -83,15 +81,15 @@ func TestNumberUsedAgain(t *testing.T) {
 			spared(t, path)
 		})
 		t.Run(name+", while a dead one's file is moved aside", func(t *testing.T) {
-			b, path := start(t)
+			b, f, path := start(t)
 			hourAgo := time.Now().Add(-time.Hour)
 			if err := errors.Join(os.WriteFile(path, []byte("1.5\n1\nold-host\nLinux\n"), 0o644), os.Chtimes(path, hourAgo, hourAgo)); err != nil {
 				t.Fatal(err)
 			}
 			done := false
-			b.sys.fault = func(op string, do func() error) error {
+			f.Around = func(op string, do func() error) error {
 				// the renames are the baton's, and then the dead file's
-				if _, err := os.Stat(filepath.Join(filepath.Dir(path), newNameOf(t, filepath.Dir(path)))); op == "rename" && err == nil && !done {
+				if new, _ := filepath.Glob(filepath.Dir(path) + "/.lock.hasp/.new.*"); op == "rename" && len(new) > 0 && !done {
 					done = true
 					put(t, path)
 				}
@@ -107,12 +105,12 @@ func TestNumberUsedAgain(t *testing.T) {
 			spared(t, path)
 		})
 		t.Run(name+", after a dead one's was moved aside", func(t *testing.T) {
-			b, path := start(t)
+			b, f, path := start(t)
 			hourAgo := time.Now().Add(-time.Hour)
 			if err := errors.Join(os.WriteFile(path, []byte("1.5\n1\nold-host\nLinux\n"), 0o644), os.Chtimes(path, hourAgo, hourAgo)); err != nil {
 				t.Fatal(err)
 			}
-			b.sys.fault = func(op string, do func() error) error {
+			f.Around = func(op string, do func() error) error {
 				err := do()
 				if err == nil && (op == "rename-new" || op == "link") {
 					put(t, path)
@@ -132,14 +130,13 @@ func TestNumberUsedAgain(t *testing.T) {
 func TestSparesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "lock")
-	b := open(t, dir, nil)
-	defer b.Close()
+	b, f := openFaulty(t, dir, File)
 	g, err := b.Acquire(ctxBG, "lock", testClaim("a", time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := false
-	b.sys.fault = func(op string, do func() error) error {
+	f.Around = func(op string, do func() error) error {
 		if op == "rename" && !done { // after the look at what is there
 			done = true
 			if err := errors.Join(os.Remove(path), os.Symlink("elsewhere", path)); err != nil {
@@ -154,18 +151,4 @@ func TestSparesWhatIsNoFile(t *testing.T) {
 	if to, err := os.Readlink(path); err != nil || to != "elsewhere" {
 		t.Errorf("the symbolic link: %q, %v", to, err)
 	}
-}
-
-// newNameOf is the lock file in dir that is not in place yet, if there is one.
-func newNameOf(t *testing.T, dir string) string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Error(err)
-	}
-	for _, e := range entries {
-		if e.Type().IsRegular() && e.Name() != "lock" {
-			return e.Name()
-		}
-	}
-	return "none"
 }

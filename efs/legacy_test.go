@@ -10,30 +10,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
 )
 
 const peerEnv = "HASP_EFS_PEER"
-
-// soak is how long peers contend: HASP_SOAK, or a time fit for every run.
-func soak(t *testing.T) time.Duration {
-	if s := os.Getenv("HASP_SOAK"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatalf("HASP_SOAK: %v", err)
-		}
-		return d
-	}
-	return 10 * time.Second
-}
 
 func python(t *testing.T) string {
 	t.Helper()
@@ -44,20 +30,13 @@ func python(t *testing.T) string {
 	return py
 }
 
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err)
-	}
-	return ts.Nano()
-}
-
-// goPeer is what a child process does: the same as testdata/legacy.py.
+// goPeer is what a child process does: it holds the lock until it is killed, or adds
+// to a counter under it for a while.
 func goPeer(spec string) int {
 	f := strings.SplitN(spec, "|", 5) // what, TTL, log, counter, path
 	ttl, _ := time.ParseDuration(f[1])
 	run := func() error {
-		b, key, err := OpenPath(f[4], nil)
+		b, key, err := OpenPath(f[4], &Options{LegacyTimeout: ttl})
 		if err != nil {
 			return err
 		}
@@ -124,103 +103,8 @@ func legacyCmd(t *testing.T, path string, args ...string) *exec.Cmd {
 	return exec.Command(python(t), append([]string{"testdata/legacy.py", path}, args...)...)
 }
 
-type section struct {
-	who           string
-	entered, left int64
-}
-
-func readSections(t *testing.T, who, log string) []section {
-	t.Helper()
-	f, err := os.Open(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var ss []section
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		s := section{who: who}
-		if _, err := fmt.Sscan(sc.Text(), &s.entered, &s.left); err != nil {
-			t.Fatalf("%s: %q: %v", log, sc.Text(), err)
-		}
-		ss = append(ss, s)
-	}
-	return ss
-}
-
-// Processes of both kinds add to one counter on one path: no update is lost, and no
-// two are ever in the critical section.
-func TestContendWithTheLockFileProtocol(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		legacy  int
-		reading string
-		hasps   int
-	}{
-		{"four that take an unreadable file for held", 4, "held", 4},
-		// Several of this kind break each other without anyone's help: they remove
-		// the files that they have created and not written yet.
-		{"one that removes an unreadable file", 1, "removed", 4},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			path, counter := filepath.Join(dir, "sweep", "lock"), filepath.Join(dir, "counter")
-			d := soak(t)
-			var cmds []*exec.Cmd
-			var names []string
-			for i := range c.legacy {
-				name := fmt.Sprintf("legacy%d", i)
-				cmds = append(cmds, legacyCmd(t, path, "--timeout=300", "--retry-interval=0.02", "--max-retries=1000000",
-					"--first-sleep=0.01", "--reading="+c.reading, "--counter="+counter, "--log="+filepath.Join(dir, name),
-					fmt.Sprintf("--seconds=%g", d.Seconds())))
-				names = append(names, name)
-			}
-			for i := range c.hasps {
-				name := fmt.Sprintf("hasp%d", i)
-				cmds = append(cmds, goPeerCmd(d.String(), 300*time.Second, filepath.Join(dir, name), counter, path))
-				names = append(names, name)
-			}
-			outs := make([]strings.Builder, len(cmds))
-			for i, cmd := range cmds {
-				cmd.Stdout, cmd.Stderr = &outs[i], &outs[i]
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for i, cmd := range cmds {
-				if err := cmd.Wait(); err != nil {
-					t.Errorf("%s: %v: %s", names[i], err, outs[i].String())
-				}
-			}
-			var all []section
-			per := map[string]int{}
-			for _, name := range names {
-				ss := readSections(t, name, filepath.Join(dir, name))
-				per[name[:4]] += len(ss)
-				all = append(all, ss...)
-			}
-			slices.SortFunc(all, func(a, b section) int { return int(a.entered - b.entered) })
-			for i := 1; i < len(all); i++ {
-				if all[i].entered < all[i-1].left {
-					t.Errorf("%s entered %v before %s left", all[i].who, time.Duration(all[i-1].left-all[i].entered), all[i-1].who)
-				}
-			}
-			got, err := os.ReadFile(counter)
-			if err != nil || string(got) != strconv.Itoa(len(all)) {
-				t.Errorf("the counter says %s after %d rounds: updates were lost (%v)", got, len(all), err)
-			}
-			t.Logf("%d rounds in %v: %v", len(all), d, per)
-			if per["lega"] == 0 || per["hasp"] == 0 {
-				t.Errorf("one kind never had its turn: %v", per)
-			}
-			if got := contents(t, filepath.Join(dir, "sweep")); len(got) != 2 {
-				t.Errorf("left behind: %q", got)
-			}
-		})
-	}
-}
-
-// A lock whose holder of either kind was killed is taken over by both kinds.
+// A lock whose holder was killed is taken over by hasp processes, whichever kind it was,
+// and from a hasp process by no other: EfsLock processes wait in vain, until hasp clear.
 func TestTakeOverFromEitherKind(t *testing.T) {
 	const ttl = 2 * time.Second
 	dir := t.TempDir()
@@ -228,61 +112,75 @@ func TestTakeOverFromEitherKind(t *testing.T) {
 		"hasp":   func(path string) *exec.Cmd { return goPeerCmd("hold", ttl, "", "", path) },
 		"legacy": func(path string) *exec.Cmd { return legacyCmd(t, path, "--hold", "--first-sleep=0") },
 	}
-	takers := map[string]func(path string) *exec.Cmd{
-		"hasp": func(path string) *exec.Cmd {
-			return goPeerCmd("1ms", ttl, path+".log", path+".counter", path)
-		},
-		"legacy": func(path string) *exec.Cmd {
-			return legacyCmd(t, path, "--timeout=2", "--retry-interval=0.02", "--max-retries=10000", "--first-sleep=0")
-		},
+	killed := func(t *testing.T, path string, hold *exec.Cmd) {
+		t.Helper()
+		out, err := hold.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold.Stderr = os.Stderr
+		if err := hold.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		_ = hold.Process.Kill()
+		_ = hold.Wait()
 	}
 	for h, holder := range holders {
-		for k, taker := range takers {
-			t.Run(h+" to "+k, func(t *testing.T) {
-				t.Parallel()
-				path := filepath.Join(dir, h+k, "lock")
-				hold := holder(path)
-				out, err := hold.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				hold.Stderr = os.Stderr
-				if err := hold.Start(); err != nil {
-					t.Fatal(err)
-				}
-				if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
-					t.Fatalf("%q, %v", line, err)
-				}
-				_ = hold.Process.Kill()
-				_ = hold.Wait()
-				start := time.Now()
-				ctx, cancel := context.WithTimeout(ctxBG, 30*time.Second)
-				defer cancel()
-				take := taker(path)
-				var takeOut strings.Builder
-				take.Stdout, take.Stderr = &takeOut, &takeOut
-				if err := take.Start(); err != nil {
-					t.Fatal(err)
-				}
-				done := make(chan error, 1)
-				go func() { done <- take.Wait() }()
-				select {
-				case err := <-done:
-					if err != nil {
-						t.Fatalf("%v: %s", err, takeOut.String())
-					}
-				case <-ctx.Done():
-					_ = take.Process.Kill()
-					t.Fatal("it was not taken over in 30 s")
-				}
-				took := time.Since(start)
-				t.Logf("taken over %v after the kill", took)
-				if took < ttl/2 {
-					t.Errorf("taken over after %v: the holder's TTL is %v", took, ttl)
-				}
-			})
-		}
+		t.Run(h+" to hasp", func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(dir, h, "lock")
+			killed(t, path, holder(path))
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(ctxBG, 30*time.Second)
+			defer cancel()
+			cmd := goPeerCmd("1ms", ttl, path+".log", path+".counter", path)
+			take := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
+			take.Env = cmd.Env
+			if out, err := take.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			took := time.Since(start)
+			t.Logf("taken over %v after the kill", took)
+			if took < ttl/2 {
+				t.Errorf("taken over after %v: the holder's TTL is %v", took, ttl)
+			}
+		})
 	}
+	t.Run("hasp to legacy", func(t *testing.T) {
+		t.Parallel()
+		path := filepath.Join(dir, "clear", "lock")
+		killed(t, path, holders["hasp"](path))
+		for _, reading := range []string{"held", "removed"} {
+			for _, skew := range []string{"0", "31536000"} {
+				out, err := legacyCmd(t, path, "--timeout=0.01", "--retry-interval=0.01", "--max-retries=20", "--first-sleep=0", "--reading="+reading, "--skew="+skew).CombinedOutput()
+				if err == nil || !strings.Contains(string(out), "TimeoutError") {
+					t.Fatalf("a process of the lock-file protocol got past the guard: %s", out)
+				}
+			}
+		}
+		b := open(t, filepath.Dir(path), nil)
+		if rs, err := b.Clear(ctxBG, "", false); err != nil || len(rs) != 0 {
+			t.Errorf("clear, of what nobody holds: %v, %v", rs, err)
+		}
+		if rs, err := b.Clear(ctxBG, "other/", true); err != nil || len(rs) != 0 {
+			t.Errorf("clear of another directory: %v, %v", rs, err)
+		}
+		for deadline := time.Now().Add(30 * time.Second); ; {
+			rs, err := b.Clear(ctxBG, "", true)
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("clear: %v, %v", rs, err)
+			}
+			if len(rs) == 1 && rs[0].State == backend.Stale && rs[0].Key == "lock" {
+				break
+			}
+		}
+		if out, err := legacyCmd(t, path, "--retry-interval=0.01", "--max-retries=20", "--first-sleep=0").CombinedOutput(); err != nil {
+			t.Errorf("after clear: %v: %s", err, out)
+		}
+	})
 }
 
 // While a live holder of either kind has the lock, the other kind says who it is.
@@ -347,5 +245,54 @@ func TestTheOtherKindIsNamed(t *testing.T) {
 	msg, err := legacyCmd(t, path, "--max-retries=3", "--retry-interval=0.01", "--first-sleep=0").CombinedOutput()
 	if err == nil || !strings.Contains(string(msg), "TimeoutError") {
 		t.Errorf("a process of the lock-file protocol got past a live holder: %s", msg)
+	}
+}
+
+// The processes that tests contend with do what the real ones do to what is at the
+// path: whatever cannot be opened or read is removed, and a directory cannot be.
+func TestPeersBehaveAsEfsLock(t *testing.T) {
+	old := "1.5\n1\nhost\nLinux\n"
+	put := func(text string) func(string) error {
+		return func(path string) error { return os.WriteFile(path, []byte(text), 0o644) }
+	}
+	directory := func(path string) error {
+		return errors.Join(os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "entry"), nil, 0o644))
+	}
+	for name, c := range map[string]struct {
+		prepare func(path string) error
+		flags   string
+		waits   bool
+	}{
+		"nothing":                           {func(string) error { return nil }, "", false},
+		"a name that opens as no such file": {func(path string) error { return os.Symlink("nowhere", path) }, "--reading=held", false},
+		"a stale file":                      {put(old), "--reading=held", false},
+		"a stale file, after a pause":       {put(old), "--reading=held --pause=0,0.05", false},
+		"a live file":                       {put(fmt.Sprintf("%d.5\n1\n", time.Now().Unix())), "--reading=removed", true},
+		"a live file, clock ahead":          {put(fmt.Sprintf("%d.5\n1\n", time.Now().Unix())), "--reading=held --skew=301", false},
+		"an empty file, awaited":            {put(""), "--reading=held", true},
+		"an empty file, removed":            {put(""), "--reading=removed", false},
+		"garbage, awaited":                  {put("\xff\xfe\nx"), "--reading=held", true},
+		"garbage, removed":                  {put("\xff\xfe\nx"), "--reading=removed", false},
+		"a directory":                       {directory, "--reading=removed --skew=31536000", true},
+		"a directory, awaited":              {directory, "--reading=held", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "lock")
+			if err := c.prepare(path); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.Lstat(path)
+			args := append(strings.Fields(c.flags), "--max-retries=3", "--retry-interval=0.01", "--first-sleep=0")
+			out, err := legacyCmd(t, path, args...).CombinedOutput()
+			after, _ := os.Lstat(path)
+			if c.waits {
+				if err == nil || !strings.Contains(string(out), "TimeoutError") || after == nil || !os.SameFile(before, after) {
+					t.Errorf("it has to wait, and to leave what is there: %v, %s", err, out)
+				}
+			} else if err != nil || after != nil {
+				t.Errorf("it has to take the lock and release it: %v, %s", err, out)
+			}
+		})
 	}
 }

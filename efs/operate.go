@@ -8,183 +8,272 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"os"
 	"path"
 	"sort"
 	"strings"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-// Break implements backend.Breaker. Token 0 is that of a lock file of the
-// lock-file protocol, which has none.
+// operatorTTL is for how long an operator's command has a lock, if it is cut short.
+var operatorTTL = 10 * time.Second
+
+func operator(what string) backend.Claim {
+	host, _ := os.Hostname()
+	return backend.Claim{
+		ID: what + "-" + statedir.NewNonce(), TTL: operatorTTL,
+		Holder: backend.Holder{Owner: "hasp " + what, Host: host, PID: os.Getpid()},
+	}
+}
+
+// Break implements backend.Breaker. Token 0 is that of a file of the EfsLock protocol,
+// which has none.
 func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 	return b.with(ctx, key, func(p *place) error {
-		if token == 0 && !b.opts.NoLockFile {
-			if err := p.breakFile(); !errors.Is(err, backend.ErrNotHeld) {
-				return err
-			}
-		}
-		if err := p.open(false); err != nil {
-			if isGone(err) {
+		if err := p.prepare(false); err != nil {
+			if fsys.IsGone(err) {
 				return backend.ErrNotHeld
 			}
 			return err
 		}
-		for range 16 {
-			cur, changed, err := p.read()
-			if err != nil {
+		if token == 0 {
+			if err := b.guard.Break(p.dir); !errors.Is(err, backend.ErrNotHeld) {
 				return err
 			}
-			if !cur.held {
+		}
+		for range 16 {
+			cur, changed, err := p.dir.Read()
+			switch {
+			case errors.Is(err, statedir.ErrGone):
 				return backend.ErrNotHeld
-			}
-			if cur.gen != token {
-				now, _ := p.now(maxClockAge)
-				return &backend.HeldError{Record: p.record(cur, changed, now)}
-			}
-			if !b.opts.NoLockFile {
-				if err := p.unguard(cur.claim, cur.gen); err != nil {
-					return err
-				}
-			}
-			// The next generation, so that the holder's late release is told of it.
-			if cur.freed().gen == math.MaxUint64 {
+			case err != nil:
+				return err
+			case cur.State == statedir.Sealed:
+				return p.dir.Judge(cur, changed)
+			case cur.State != statedir.Held:
+				return backend.ErrNotHeld
+			case cur.Gen != token:
+				now, _ := p.dir.Now()
+				return &backend.HeldError{Record: p.dir.Record(cur, changed, now)}
+			case cur.LastToken() == math.MaxUint64:
 				return backend.ErrTokensExhausted
 			}
-			to := baton{gen: cur.freed().gen + 1}
-			swapped, _, err := p.swap(cur, to)
-			if err != nil || swapped {
-				return err
-			}
-		}
-		return backend.Unavailable(fmt.Errorf("the holder's heartbeats in %s are faster than a break", p.statePath()))
-	})
-}
-
-// breakFile removes a lock file that hasp did not write.
-func (p *place) breakFile() error {
-	if err := p.open(false); err != nil && !isGone(err) {
-		return err
-	}
-	if p.parentDir == nil {
-		return backend.ErrNotHeld
-	}
-	s, err := p.look()
-	switch {
-	case err != nil:
-		return err
-	case !s.there:
-		return backend.ErrNotHeld
-	case s.hasp:
-		r, err := p.fileRecord(s, s.ttl)
-		if err != nil {
-			return err
-		}
-		return &backend.HeldError{Record: r}
-	}
-	// Generation 0 is nobody's, so its names are free for this.
-	p.clearAside(asideName(p.base, 0, 0), defaultLegacyTTL)
-	return p.moveAside(s, 0, 0)
-}
-
-// RaiseToken implements backend.TokenRaiser: a free baton is renamed to floor; a
-// held one carries floor in its name, beside its holder's token.
-func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) error {
-	return b.with(ctx, key, func(p *place) error {
-		if err := p.open(true); err != nil {
-			return err
-		}
-		for range 16 {
-			cur, _, err := p.read()
+			// An operator takes over from the holder, and lets go at once. Had the baton been
+			// freed, the guard would stand, and the holder's requests could still move it.
+			h, err := p.dir.TakeFrom(cur, operator("break"))
 			if err != nil {
 				return err
 			}
-			if cur.freed().gen >= floor {
-				return nil
-			}
-			next := cur
-			if cur.held {
-				next.floor, next.nonce = floor, nonce()
-				// The new name must not make the holder look alive: it does, for
-				// one TTL. That is the price of having one name for all.
-			} else {
-				next.gen = floor
-			}
-			swapped, _, err := p.swap(cur, next)
-			if err != nil || swapped {
-				return err
+			if h != nil {
+				return p.putDown(ctx, h)
 			}
 		}
-		return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be raised", p.statePath()))
+		return backend.Unavailable(fmt.Errorf("the holder's heartbeats in %s are faster than a break", p.dir.Path()))
 	})
 }
 
-// List implements backend.Lister. It finds the locks that hasp processes hold; of
-// lock files without a state directory nobody can tell that they are locks.
-func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, error) {
-	b.mu.Lock()
-	closed := b.closed
-	if !closed {
-		b.using++
+// putDown takes away what stands at the path, and frees the lock that h has for that.
+func (p *place) putDown(ctx context.Context, h *statedir.Hold) error {
+	stand, err := p.b.guard.Up(ctx, h)
+	clean := false
+	if err == nil {
+		clean, err = p.b.guard.Down(h, stand)
 	}
-	b.mu.Unlock()
-	if closed {
-		return nil, backend.ErrClosed
+	if errors.Is(err, backend.ErrHeld) || errors.Is(err, backend.ErrLost) || errors.Is(err, backend.ErrCorrupt) {
+		err, clean = nil, false // an EfsLock process is in by now, or something else is there
 	}
-	defer func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		_ = b.leave()
-	}()
-	start := "."
-	if i := strings.LastIndex(prefix, "/"); i >= 0 {
-		start = prefix[:i]
+	if _, ferr := h.Free(clean && err == nil); ferr != nil {
+		return ferr
 	}
-	if !fs.ValidPath(start) {
-		return nil, fmt.Errorf("%w: prefix %q", backend.ErrInvalidKey, prefix)
-	}
-	var rs []backend.Record
-	err := fs.WalkDir(b.root.FS(), start, func(name string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return backend.Unavailable(context.Cause(ctx))
+	return err
+}
+
+// Clear implements backend.Clearer: it takes away the guards that dead holders left.
+// Without stale those of holders whose lock is nobody's any more, and with it also those
+// of holders that are stale.
+func (b *Backend) Clear(ctx context.Context, prefix string, stale bool) (cleared []backend.Record, err error) {
+	err = b.walk(ctx, prefix, func(key string) error {
+		r, did, err := b.clearKey(ctx, key, stale)
+		switch {
+		case err == nil && did:
+			cleared = append(cleared, r)
+		case err != nil && !errors.Is(err, statedir.ErrGone):
+			cleared = append(cleared, unknown(key, err))
 		}
-		if err != nil {
-			if isGone(err) {
-				return nil
-			}
+		return nil
+	}, func(dir string, err error) error {
+		if strings.HasPrefix(dir, prefix) {
+			cleared = append(cleared, unknown(dir, fmt.Errorf("there may be locks in it: %w", err)))
+		}
+		return nil
+	})
+	return cleared, err
+}
+
+// errStateRemoved: a holder whose state directory was removed may be alive, and finds out
+// at its next heartbeat.
+var errStateRemoved = fmt.Errorf("%w: its guard stands, and its state directory was removed or replaced, so nothing tells whether its holder is alive; a hasp process that wants the lock takes it over when it has seen the guard stand for its TTL", backend.ErrHeld)
+
+// clearKey is Clear for one key. Did is false if there was nothing to clear.
+func (b *Backend) clearKey(ctx context.Context, key string, stale bool) (r backend.Record, did bool, err error) {
+	err = b.with(ctx, key, func(p *place) error {
+		if err := p.prepare(false); err != nil {
 			return err
 		}
-		base := d.Name()
-		if !d.IsDir() || !strings.HasPrefix(base, ".") || !strings.Contains(base, ".hasp") {
+		var err error
+		if r, err = p.inspect(); err != nil {
+			return err
+		}
+		cur, changed, err := p.dir.Read()
+		if err != nil {
+			return err
+		}
+		if cur.State == statedir.Sealed {
 			return nil
 		}
-		lock, ok := strings.CutSuffix(base[1:], ".hasp")
-		if key := path.Join(path.Dir(name), lock); ok && lock != "" && strings.HasPrefix(key, prefix) {
-			r, err := b.Inspect(ctx, key)
-			if err != nil {
-				return err
-			}
-			if r.State != backend.Free {
-				rs = append(rs, r)
+		if cur.Epoch == 0 { // this state has never had a guard, so one that stands is not its own
+			if _, _, our, err := b.guard.Peer(p.dir, cur.Gen); err != nil || our && b.opts.LockFile == Directory {
+				return errors.Join(errStateRemoved, err)
 			}
 		}
-		return fs.SkipDir
+		if cur.State == statedir.Held {
+			if !stale || r.State != backend.Stale {
+				return nil
+			}
+			if err := p.dir.Judge(cur, changed); err != nil {
+				return nil //nolint:nilerr // it lives
+			}
+		} else if _, _, our, err := b.guard.Peer(p.dir, cur.Gen); err != nil || !our {
+			return err
+		}
+		h, err := p.dir.TakeFrom(cur, operator("clear"))
+		if err != nil || h == nil {
+			return err
+		}
+		did = true
+		return p.putDown(ctx, h)
+	})
+	return r, did, err
+}
+
+func unknown(key string, err error) backend.Record {
+	return backend.Record{Key: key, State: backend.Unknown, Note: err.Error()}
+}
+
+// RaiseToken implements backend.TokenRaiser.
+func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) error {
+	return b.with(ctx, key, func(p *place) error {
+		if err := p.prepare(true); err != nil {
+			return err
+		}
+		for range 4 {
+			err := p.dir.Raise(floor)
+			if !errors.Is(err, statedir.ErrGone) {
+				return err
+			}
+			if err := p.mayBeLock(); err != nil {
+				return err
+			}
+			if err := p.dir.Make(); err != nil {
+				return err
+			}
+		}
+		return backend.Unavailable(fmt.Errorf("state directory %s vanishes as fast as it is made", p.dir.Path()))
+	})
+}
+
+// List implements backend.Lister. It finds the locks that hasp processes hold, and those
+// of EfsLock processes where a hasp process has ever been; of other files nobody can tell
+// that they are locks. What cannot be read is an entry in state unknown.
+func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, error) {
+	var rs []backend.Record
+	err := b.walk(ctx, prefix, func(key string) error {
+		r, err := b.Inspect(ctx, key)
+		if errors.Is(err, backend.ErrClosed) || ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			r = unknown(key, err)
+		}
+		if r.State != backend.Free {
+			rs = append(rs, r)
+		}
+		return nil
+	}, func(dir string, err error) error {
+		if strings.HasPrefix(dir, prefix) {
+			rs = append(rs, unknown(dir, fmt.Errorf("there may be locks in it: %w", err)))
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, classify(err)
+		return nil, fsys.Classify(err)
 	}
 	sort.Slice(rs, func(i, j int) bool { return rs[i].Key < rs[j].Key })
 	return rs, nil
 }
 
-// poll is the longest pause between two looks of a waiter.
-func pollFor(o Options, network bool) time.Duration {
-	switch {
-	case o.Poll > 0:
-		return o.Poll
-	case network:
-		return 500 * time.Millisecond
+// walk calls f for each key below prefix that has a state directory, and unread for each
+// directory in which there may be others and that cannot be read.
+func (b *Backend) walk(ctx context.Context, prefix string, f func(key string) error, unread func(dir string, err error) error) error {
+	return b.walkFiles(ctx, prefix, nil, f, unread)
+}
+
+// walkFiles is walk, and also calls f for each other file that is a lock by isLock.
+func (b *Backend) walkFiles(ctx context.Context, prefix string, isLock func(root fs.FS, name string) bool, f func(key string) error, unread func(dir string, err error) error) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return backend.ErrClosed
 	}
-	return 20 * time.Millisecond
+	start := "."
+	if i := strings.LastIndex(prefix, "/"); i >= 0 {
+		start = prefix[:i]
+	}
+	if !fs.ValidPath(start) {
+		return fmt.Errorf("%w: prefix %q", backend.ErrInvalidKey, prefix)
+	}
+	root, err := os.OpenRoot(b.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), start, func(name string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return backend.Unavailable(context.Cause(ctx))
+		}
+		switch {
+		case err == nil:
+		case fsys.IsGone(err):
+			return nil
+		case name == start:
+			return err
+		default: // there may be locks in it, and nobody may look
+			return unread(name+"/", err)
+		}
+		base := d.Name()
+		if !strings.HasPrefix(base, ".") || !strings.Contains(base, ".hasp") {
+			if isLock != nil && d.Type().IsRegular() && strings.HasPrefix(name, prefix) && isLock(root.FS(), name) {
+				return f(name)
+			}
+			return nil
+		}
+		lock, ok := strings.CutSuffix(base[1:], ".hasp")
+		if key := path.Join(path.Dir(name), "x"); ok && lock != "" && lock != "." && lock != ".." {
+			// Not only directories: what else has the name is in the lock's way.
+			if key = key[:len(key)-1] + lock; strings.HasPrefix(key, prefix) {
+				if err := f(key); err != nil {
+					return err
+				}
+			}
+		}
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
 }

@@ -6,48 +6,50 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+	"github.com/hasplock/hasp/efs/internal/guard"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-// A place is a key's directories, open, and what this client remembers of them.
-// Between begin and end one goroutine has it to itself.
+// A place is where a key's lock is, and what this client remembers of it. Between begin
+// and end one goroutine has it to itself.
 type place struct {
-	b     *Backend
-	key   string
-	dir   string // the lock file's directory, relative to the root
-	base  string // the lock file's name
-	state string // the state directory's name
-	rel   string // its path, relative to the root
+	b       *Backend
+	key     string
+	rel     string // the lock's directory, relative to the root
+	dir     *statedir.Dir
+	checked bool // its directory is there, and under the root
+	legacy  bool // a live file of the EfsLock protocol was in the way last time
 
-	turn chan struct{} // holds one value: who takes it may use what follows
+	turn chan struct{} // holds one value: who takes it may use what is above
 
-	parentDir *os.File // nil if not open
-	stateDir  *os.File // nil if not open, or if there is none
-	stateID   fileID
-	last      string   // the baton's name when this client last set it; empty if unknown
-	legacy    bool     // a live lock file of another protocol was in the way last time
-	litter    []string // names that could not be removed, to be tried again
-
-	refs       int // guarded by Backend.mu
+	// guarded by Backend.mu
+	waits      map[string]*statedir.Wait // by the claims that wait here
+	refs       int
 	prev, next *place
 }
 
 func (b *Backend) newPlace(key string) (*place, error) {
-	dir, base, err := splitKey(key)
+	rel, base, err := splitKey(key)
 	if err != nil {
 		return nil, err
 	}
-	p := &place{b: b, key: key, dir: dir, base: base, state: stateName(base), rel: path.Join(dir, stateName(base)), turn: make(chan struct{}, 1)}
+	p := &place{b: b, key: key, rel: rel, turn: make(chan struct{}, 1)}
+	p.dir = statedir.New(b.fs, &b.clock, key, b.path(rel, base))
+	p.dir.Poll, p.dir.Local = b.poll, b.local
 	p.turn <- struct{}{}
 	return p, nil
 }
 
-// begin waits for the place: a call that hangs in the file system holds up calls
-// for its own key and no other's.
+// begin waits for the place: a call that hangs in the file system holds up calls for its
+// own key and no other's.
 func (p *place) begin(ctx context.Context) error {
 	select {
 	case <-p.turn:
@@ -64,218 +66,158 @@ func (p *place) begin(ctx context.Context) error {
 
 func (p *place) end() { p.turn <- struct{}{} }
 
-// shut closes the directories. What is remembered of the baton goes with them.
-func (p *place) shut() {
-	if p.parentDir != nil {
-		p.parentDir.Close()
+// waiting notes that w waits here, or that it does not any more.
+func (p *place) waiting(w *statedir.Wait, on bool) {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	switch {
+	case on && p.waits == nil:
+		p.waits = map[string]*statedir.Wait{w.Claim.ID: w}
+	case on:
+		p.waits[w.Claim.ID] = w
+	case p.waits[w.Claim.ID] == w:
+		delete(p.waits, w.Claim.ID)
 	}
-	if p.stateDir != nil {
-		p.stateDir.Close()
-	}
-	p.parentDir, p.stateDir, p.last, p.legacy = nil, nil, "", false
 }
 
-// openParent opens the directory, and makes it and its parents if create is set.
-func (p *place) openParent(create bool) error {
-	if p.parentDir != nil {
+// granted ends the wait of the claim that was granted: its watch may go on for a moment,
+// and must not say that it waits.
+func (p *place) granted(claim string) {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if w := p.waits[claim]; w != nil {
+		w.Over = true
+	}
+}
+
+// prepare makes sure that the lock's directory is there, if it may be made, under the
+// root, and on the root's file system.
+func (p *place) prepare(create bool) error {
+	if p.checked {
 		return nil
 	}
-	f, err := p.b.sys.openDir(p.b.root, p.dir)
-	if isNotExist(err) && create {
-		if err := p.b.sys.mkdirAll(p.b.root, p.dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("make directory %s: %w", p.b.path(p.dir), err)
+	if create && p.b.opts.Create {
+		if _, err := p.b.makeRoot(); err != nil {
+			return err
 		}
-		f, err = p.b.sys.openDir(p.b.root, p.dir)
+	}
+	if p.rel != "." {
+		if err := p.b.under(p.rel, create); err != nil {
+			return err
+		}
+	}
+	i, err := p.b.fs.Stat(p.dir.Above(), false)
+	if fsys.IsGone(err) && create {
+		return backend.Unavailable(fmt.Errorf("%s is gone: it was moved or removed", filepath.Dir(p.dir.LockPath())))
 	}
 	if err != nil {
-		return fmt.Errorf("open directory %s: %w", p.b.path(p.dir), err)
-	}
-	i, err := p.b.sys.stat(f, "")
-	if err == nil && i.id.dev != p.b.rootID.dev {
-		err = fmt.Errorf("%w: %s is on another file system than %s, which has a clock and options of its own: open that one", backend.ErrInvalidKey, p.b.path(p.dir), p.b.dir)
-	}
-	if err != nil {
-		f.Close()
 		return err
 	}
-	p.parentDir = f
+	if i.ID.Dev != p.b.dev {
+		return fmt.Errorf("%w: %s is on another file system than %s, which has a clock and options of its own: open that one", backend.ErrInvalidKey, filepath.Dir(p.dir.LockPath()), p.b.dir)
+	}
+	p.checked = true
 	return nil
 }
 
-// open makes sure that the state directory which is open is the one at its
-// path: someone may have moved or removed what was there. With create set a
-// missing one is made; else the error matches errGone.
-func (p *place) open(create bool) error {
-	if p.stateDir != nil {
-		i, err := p.b.sys.stat(p.b.rootDir, p.rel)
-		if err == nil && i.id == p.stateID {
-			return nil
-		}
-		if err != nil && !isGone(err) {
-			return err
-		}
-	}
-	return p.reopen(create)
-}
-
-// reopen opens the directories anew, by their path.
-func (p *place) reopen(create bool) error {
-	p.shut()
-	for range 4 {
-		err := p.openParent(create)
-		if err != nil {
-			if isNotExist(err) && !create {
-				return errors.Join(errGone, err)
-			}
-			return err
-		}
-		p.stateDir, err = p.b.sys.openState(p.parentDir, p.state)
-		switch {
-		case err == nil:
-			i, err := p.b.sys.stat(p.stateDir, "")
-			if err != nil {
-				p.shut()
-				return err
-			}
-			p.stateID = i.id
-			return nil
-		case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
-			return corrupt("%s is not a directory; it is where hasp keeps the state of %s", p.b.path(p.dir, p.state), p.b.path(p.dir, p.base))
-		case !isGone(err):
-			return fmt.Errorf("open state directory %s: %w", p.b.path(p.dir, p.state), err)
-		case !create:
-			return errGone
-		}
-		if err := p.bootstrap(); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("state directory %s vanishes as fast as it is made", p.b.path(p.dir, p.state))
-}
-
-// isGone tells whether a name, or the directory behind a descriptor, is not there
-// any more.
-func isGone(err error) bool {
-	return isNotExist(err) || errors.Is(err, syscall.ESTALE) || errors.Is(err, errGone)
-}
-
-// bootstrap makes the state directory with its first baton, unless there is one
-// by then. The directory is built under another name and renamed, so it appears
-// with its baton in it, and only one of several can: renaming a directory onto
-// one that is not empty fails.
-func (p *place) bootstrap() error {
-	err := p.boot()
+// under looks for a directory under the root, and makes it and its parents if create is
+// set. Symbolic links that lead out of the root are refused.
+func (b *Backend) under(rel string, create bool) error {
+	root, err := os.OpenRoot(b.dir)
 	if err != nil {
-		if _, serr := p.b.sys.stat(p.parentDir, p.state); serr == nil {
-			err = nil // another was faster
+		if fsys.IsGone(err) && create {
+			return backend.Unavailable(fmt.Errorf("%s is gone: it was moved or removed: %w", b.dir, err))
 		}
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("make state directory %s: %w", p.b.path(p.dir, p.state), err)
+	defer root.Close()
+	fi, err := root.Stat(rel)
+	if errors.Is(err, os.ErrNotExist) && create {
+		if err := b.makeUnder(root, rel); err != nil {
+			return err
+		}
+		fi, err = root.Stat(rel)
 	}
-	p.sweepBoots()
+	switch {
+	case err != nil:
+		return fmt.Errorf("open directory %s: %w", b.path(rel), err)
+	case !fi.IsDir():
+		return fmt.Errorf("open directory %s: %w", b.path(rel), fsys.ErrNoDir)
+	}
 	return nil
 }
 
-func (p *place) boot() error {
-	now, err := p.afterTick()
-	if err != nil {
-		return err
-	}
-	mode, err := parentMode(p.parentDir)
-	if err != nil {
-		return err
-	}
-	var name string
-	for slot := 0; ; slot++ {
-		name = bootName(p.base, slot)
-		err := p.b.sys.mkdir(p.parentDir, name, mode)
+// makeUnder makes a directory and its parents. They are allowed to those who share the
+// locks: to whom the directory above is, whatever the umask.
+func (b *Backend) makeUnder(root *os.Root, rel string) error {
+	above, name := ".", ""
+	for rest := rel; rest != ""; above = name {
+		var next string
+		next, rest, _ = strings.Cut(rest, "/")
+		if name = next; above != "." {
+			name = above + "/" + next
+		}
+		if err := b.notInGuard(b.path(above), true); err != nil {
+			return err
+		}
+		err := root.Mkdir(name, 0o777)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
 		if err == nil {
-			break
+			err = shareAs(root, above, name)
 		}
-		if !errors.Is(err, os.ErrExist) || slot == maxBoots {
-			return err
-		}
-	}
-	gen, err := backend.NextToken(0, 0, now)
-	if err == nil {
-		var d *os.File
-		if d, err = p.b.sys.openState(p.parentDir, name); err == nil {
-			err = p.b.sys.create(d, baton{gen: gen}.name(), nil)
-			d.Close()
+		if err != nil {
+			return fmt.Errorf("make directory %s: %w", b.path(rel), err)
 		}
 	}
-	if err == nil {
-		err = p.b.sys.rename(p.parentDir, name, p.state)
-	}
-	if err != nil {
-		p.removeBoot(name)
-	}
-	return err
+	return nil
 }
 
-// maxBoots is how many processes may be making the same state directory at once.
-const maxBoots = 1000
-
-// sweepBoots removes what others left who were making the state directory too. It
-// exists by now, so none of them can succeed.
-func (p *place) sweepBoots() {
-	for slot := 0; slot <= maxBoots; slot++ {
-		if err := p.removeBoot(bootName(p.base, slot)); err != nil {
-			return
-		}
-	}
-}
-
-func (p *place) removeBoot(name string) error {
-	d, err := p.b.sys.openState(p.parentDir, name)
+// shareAs gives the directory that was made the mode of the one above, on a descriptor:
+// by name it could be another's by now. A new one is empty, and this user's.
+func shareAs(root *os.Root, above, name string) error {
+	up, err := root.Stat(above)
 	if err != nil {
 		return err
 	}
-	names, err := p.b.sys.names(d)
-	for _, n := range names {
-		_ = p.b.sys.unlink(d, n)
-	}
-	d.Close()
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	return p.b.sys.rmdir(p.parentDir, name)
+	defer f.Close()
+	fi, err := f.Stat()
+	const bits = os.ModePerm | os.ModeSetgid | os.ModeSticky
+	if err != nil || fi.Mode()&bits == up.Mode()&bits {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+		return nil
+	}
+	if _, err := f.Readdirnames(1); err != io.EOF {
+		return nil
+	}
+	return f.Chmod(up.Mode() & bits)
 }
 
-// discard removes a file of ours that has no meaning any more. If that fails it
-// is tried again later, so that nothing is left that grows.
-func (p *place) discard(name string) {
-	err := p.b.sys.unlink(p.parentDir, name)
-	if err != nil && !isNotExist(err) {
-		err = p.b.sys.unlink(p.parentDir, name)
-	}
-	if err != nil && !isNotExist(err) {
-		p.later(name)
-	}
-}
-
-const maxLitter = 64
-
-// later notes a name that has to be dealt with at the next opportunity.
-func (p *place) later(name string) {
-	if len(p.litter) < maxLitter {
-		p.litter = append(p.litter, name)
-	}
-}
-
-// tidy deals with what could not be dealt with before.
-func (p *place) tidy() {
-	if len(p.litter) == 0 || p.parentDir == nil {
-		return
-	}
-	old := p.litter
-	p.litter = nil
-	for _, name := range old {
-		if isAside(name) {
-			p.clearAside(name, defaultLegacyTTL)
-		} else {
-			p.discard(name)
+// notInGuard refuses a directory that is a guard, or, unless it is the last to be asked,
+// is in one: what is made in there moves with it.
+func (b *Backend) notInGuard(dir string, last bool) error {
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := b.fs.Stat(dir+"/"+guard.Entry, false); err == nil {
+			return fmt.Errorf("%w: %s is a lock, so there can be none in it", backend.ErrInvalidKey, dir)
+		}
+		if last || filepath.Dir(dir) == dir {
+			return nil
 		}
 	}
+}
+
+// mayBeLock refuses, before anything is made for it, a path at which something else than
+// a lock is, or that is in the guard of another lock.
+func (p *place) mayBeLock() error {
+	if err := p.b.notInGuard(filepath.Dir(p.dir.LockPath()), false); err != nil {
+		return err
+	}
+	return p.b.guard.Fits(p.dir)
 }

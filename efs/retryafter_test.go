@@ -34,13 +34,12 @@ func TestRetryAfter(t *testing.T) {
 	}
 	t.Run("no clock", func(t *testing.T) {
 		dir := t.TempDir()
-		a, b := open(t, dir, nil), open(t, dir, nil)
-		defer a.Close()
-		defer b.Close()
+		a := open(t, dir, nil)
+		b, f := openFaulty(t, dir, Directory)
 		if _, err := a.Acquire(ctxBG, "lock", testClaim("a", ttl)); err != nil {
 			t.Fatal(err)
 		}
-		b.sys.fault = func(op string, do func() error) error {
+		f.Around = func(op string, do func() error) error {
 			if op == "touch" {
 				return syscall.ENOSPC
 			}
@@ -57,10 +56,9 @@ func TestRetryAfter(t *testing.T) {
 			}
 		}
 		write(time.Now().Add(-time.Hour))
-		b := open(t, dir, nil)
-		defer b.Close()
+		b, f := openFaulty(t, dir, File)
 		robbed := false
-		b.sys.fault = func(op string, do func() error) error {
+		f.Around = func(op string, do func() error) error {
 			err := do()
 			if err == nil && !robbed && (op == "rename-new" || op == "link") {
 				robbed = true
@@ -78,6 +76,6 @@ func TestRetryAfter(t *testing.T) {
 			t.Error("the lock file was never put in place")
 		}
 	}
-	t.Run("another's file", func(t *testing.T) { late(t, true, ttl/2, 2*ttl) })
+	t.Run("another's file", func(t *testing.T) { late(t, true, DefaultLegacyTimeout/2, 2*DefaultLegacyTimeout) })
 	t.Run("another's file is to come", func(t *testing.T) { late(t, false, 1, ttl/2) })
 }

@@ -4,37 +4,45 @@ package efs
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-// Watch implements backend.Watcher by looking: file systems on a network tell
-// nobody. The looks come further and further apart, up to Options.Poll.
-func (b *Backend) Watch(ctx context.Context, key string, _ backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
+// Watch implements backend.Watcher by looking: file systems on a network tell nobody. The
+// looks come further and further apart, up to Options.Poll.
+func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
 	p, err := b.use(key)
 	if err != nil {
 		return nil, nil, err
 	}
 	wake := make(chan struct{}, 1)
 	quit := make(chan struct{})
+	wait := &statedir.Wait{Claim: c}
+	p.waiting(wait, true)
 	// stop does not wait for the goroutine: it may hang in a system call
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer b.unuse(p)
-		b.watch(wctx, p, wake, quit)
+		b.watch(wctx, p, wait, wake, quit)
+		p.waiting(wait, false)
 	}()
-	stop := func(context.Context, bool) error {
+	stop := func(ctx context.Context, granted bool) error {
 		cancel()
 		close(quit)
-		return nil
+		if granted {
+			return nil
+		}
+		return b.with(ctx, key, func(p *place) error { return p.lostIfGone(p.dir.Leave(wait)) })
 	}
 	return wake, stop, nil
 }
 
 const firstPoll = 2 * time.Millisecond
 
-func (b *Backend) watch(ctx context.Context, p *place, wake chan<- struct{}, quit <-chan struct{}) {
+func (b *Backend) watch(ctx context.Context, p *place, wait *statedir.Wait, wake chan<- struct{}, quit <-chan struct{}) {
 	pause := min(firstPoll, b.poll)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -47,7 +55,7 @@ func (b *Backend) watch(ctx context.Context, p *place, wake chan<- struct{}, qui
 		if p.begin(ctx) != nil {
 			return
 		}
-		worth := p.worthTrying()
+		worth := ctx.Err() == nil && p.worthTrying(wait)
 		p.end()
 		if worth {
 			select {
@@ -55,28 +63,32 @@ func (b *Backend) watch(ctx context.Context, p *place, wake chan<- struct{}, qui
 			default:
 			}
 		}
-		pause = min(pause*5/4+time.Millisecond/2, b.poll)
+		if pause = min(pause*5/4+time.Millisecond/2, b.poll); wait.Passed {
+			pause = min(firstPoll, b.poll)
+		}
 		timer.Reset(pause)
 	}
 }
 
-// worthTrying tells whether an attempt could succeed, or would fail in a way
-// that whoever waits has to know of. That a holder becomes stale is the engine's
-// to time.
-func (p *place) worthTrying() bool {
-	if err := p.open(false); err != nil {
-		return true
+// worthTrying tells whether an attempt could succeed, or would fail in a way that whoever
+// waits has to know of.
+func (p *place) worthTrying(wait *statedir.Wait) bool {
+	if strings.HasPrefix(p.b.mount.Type, "nfs") {
+		changed, err := p.dir.Changed()
+		if err != nil {
+			return true
+		}
+		if !changed && p.dir.WasHeld() {
+			return false
+		}
 	}
-	cur, _, err := p.read()
+	worth, err := p.dir.Worth(wait)
 	if err != nil {
 		return true
 	}
-	if cur.held {
-		return false
+	if !worth || !p.legacy {
+		return worth
 	}
-	if p.b.opts.NoLockFile || !p.legacy {
-		return true
-	}
-	s, err := p.look()
-	return err != nil || !s.there
+	r, ok, _, err := p.b.guard.Peer(p.dir, 0)
+	return err != nil || !ok || r.State != backend.Held
 }

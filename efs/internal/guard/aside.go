@@ -1,0 +1,102 @@
+//go:build unix
+
+package guard
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+	"github.com/hasplock/hasp/efs/internal/statedir"
+)
+
+// breakFile is Break for the guards that look. Nobody has the baton for it, so the file is
+// moved to a name that nobody else uses, and put back if it is another.
+func (o Options) breakFile(d *statedir.Dir) error {
+	s, err := o.look(d, fsys.Info{})
+	switch {
+	case err != nil:
+		return err
+	case s.kind != aFile:
+		return backend.ErrNotHeld
+	case s.hasp:
+		r, err := o.record(d, s)
+		if err != nil {
+			return err
+		}
+		return &backend.HeldError{Record: r}
+	}
+	return o.moveAside(d, s, d.Path()+".broken."+statedir.NewNonce())
+}
+
+// moveAside takes the file s away from the path, and nothing else: a request to remove a
+// fixed name could be repeated against its next owner, so the file is moved to a name of
+// its own, looked at, and then removed, or put back if it is another.
+func (o Options) moveAside(d *statedir.Dir, s seen, aside string) error {
+	rerr := d.FS().Rename(d.LockPath(), aside)
+	moved, err := o.peek(d, aside)
+	if err != nil && !fsys.IsMissing(err) && !errors.Is(err, backend.ErrCorrupt) && !errors.Is(err, errChanged) {
+		moved, err = o.peek(d, aside)
+	}
+	switch {
+	case errors.Is(err, backend.ErrCorrupt), errors.Is(err, errChanged):
+		return o.putBack(d, aside)
+	case fsys.IsMissing(err):
+		if rerr != nil && !fsys.IsGone(rerr) {
+			return fmt.Errorf("remove lock file %s: %w", d.LockPath(), rerr)
+		}
+		return nil // another removed it
+	case err != nil:
+		d.Later(func() bool { return o.settleFile(d, aside) })
+		return err
+	case !s.same(moved):
+		return o.putBack(d, aside)
+	}
+	d.Discard(aside)
+	return nil
+}
+
+// settleFile deals with a file that was moved aside by one who was cut short. Done is false
+// if it could not be read.
+func (o Options) settleFile(d *statedir.Dir, aside string) (done bool) {
+	s, err := o.peek(d, aside)
+	switch {
+	case fsys.IsMissing(err):
+		return true
+	case errors.Is(err, backend.ErrCorrupt), errors.Is(err, errChanged):
+		return o.putBack(d, aside) == nil
+	case err != nil:
+		return false
+	}
+	if !s.hasp {
+		if r, err := o.record(d, s); err != nil || r.State == backend.Held {
+			return err == nil && o.putBack(d, aside) == nil
+		}
+	}
+	d.Discard(aside)
+	return true
+}
+
+// putBack returns what was moved by mistake. If there is another by now, its owner has
+// lost it to a process that saw none.
+func (o Options) putBack(d *statedir.Dir, aside string) error {
+	err := d.FS().Link(aside, d.LockPath())
+	if err != nil && !fsys.IsTaken(err) {
+		i, serr := d.FS().Stat(aside, true)
+		if fsys.IsMissing(serr) {
+			return nil
+		}
+		if serr == nil && i.Mode.IsDir() { // it has no links, and replaces nothing but an empty one
+			err = d.FS().Rename(aside, d.LockPath())
+			if err == nil || fsys.IsGone(err) {
+				return nil
+			}
+		}
+		if serr != nil || i.Nlink < 2 || i.Mode.IsDir() {
+			return fmt.Errorf("put %s back from %s: %w", d.LockPath(), aside, err)
+		}
+	}
+	d.Discard(aside)
+	return nil
+}

@@ -1,0 +1,83 @@
+//go:build unix
+
+package statedir
+
+import (
+	"fmt"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+)
+
+// Make makes the state directory with its first baton, unless there is one by then. The
+// directory is built under another name and renamed, so it appears with its baton in it,
+// and only one of several can: renaming a directory onto one that is not empty fails.
+func (d *Dir) Make() error {
+	err := d.boot()
+	if err != nil {
+		if _, serr := d.fs.Stat(d.path, true); serr == nil {
+			err = nil // another was faster
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make state directory %s: %w", d.path, err)
+	}
+	// What others left who were making it too: none of them can succeed any more.
+	for slot := 0; slot <= maxBoots; slot++ {
+		if err := d.removeBoot(d.bootPath(slot)); err != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// maxBoots is how many processes may be making the same state directory at once.
+const maxBoots = 1000
+
+func (d *Dir) bootPath(slot int) string { return fmt.Sprintf("%s.boot%d", d.path, slot) }
+
+func (d *Dir) boot() error {
+	if err := d.learnMode(); err != nil {
+		return err
+	}
+	now, err := d.afterTick()
+	if err != nil {
+		return err
+	}
+	var path string
+	for slot := 0; ; slot++ {
+		path = d.bootPath(slot)
+		err := d.fs.MakeDir(path, d.mode)
+		if err == nil {
+			break
+		}
+		if !fsys.IsTaken(err) || slot == maxBoots {
+			return err
+		}
+	}
+	gen, err := backend.NextToken(0, 0, now)
+	if err == nil {
+		err = d.fs.Create(path+"/"+Baton{Gen: gen, State: Dirty}.Name(), nil, d.mode&0o666)
+	}
+	if err != nil {
+		_ = d.removeBoot(path)
+		return err
+	}
+	err = d.fs.Rename(path, d.path)
+	if err != nil && fsys.Definite(err) {
+		// Else it may be carried out yet, and must not bring a directory without a baton.
+		_ = d.removeBoot(path)
+	}
+	return err
+}
+
+func (d *Dir) removeBoot(path string) error {
+	names, _, err := d.fs.List(path)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		_ = d.fs.Remove(path + "/" + n)
+	}
+	return d.fs.RemoveDir(path)
+}

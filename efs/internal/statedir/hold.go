@@ -1,0 +1,310 @@
+//go:build unix
+
+package statedir
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/fsys"
+)
+
+// nonces make the names of this process's attempts new: a random prefix and a counter,
+// which is cheaper than asking for randomness each time.
+var (
+	noncePrefix = rand.Text()[:10]
+	nonceCount  atomic.Uint64
+)
+
+// NewNonce is a short text that nobody else uses.
+func NewNonce() string { return noncePrefix + strconv.FormatUint(nonceCount.Add(1), 36) }
+
+// A Hold is a baton that was taken, and by what is known of it still this process's.
+type Hold struct {
+	Dir   *Dir
+	Baton Baton
+	// Since is when it was taken, and Beat when the request was made that gave the last
+	// sign of life; by this host's clocks.
+	Since, Beat time.Time
+	// Old is the baton that was replaced, and Now the one that Next or Free found in place
+	// of this.
+	Old, Now Baton
+	// Unknown: a request of this holder's, other than for the baton, had an answer that
+	// does not tell what became of it.
+	Unknown bool
+	// Operator: it was taken to clear away what is there, whosever it is.
+	Operator bool
+
+	unsure  []string // values that may be published yet, or have been replaced
+	unswept bool     // what an earlier holder left of values may be there: it ends dirty
+}
+
+// Alive tells whether nobody can have taken the lock over yet.
+func (h *Hold) Alive() bool { return time.Since(h.Beat) < h.Baton.TTL }
+
+// Next renames the baton as its holder. ok is false if another has it by now.
+func (h *Hold) Next(change func(*Baton)) (ok bool, err error) {
+	return h.next(func(b *Baton) error {
+		change(b)
+		return nil
+	})
+}
+
+// next is Next with a change that may refuse, by an error, what the baton has become.
+func (h *Hold) next(change func(*Baton) error) (ok bool, err error) {
+	for range 8 {
+		start := time.Now()
+		next := h.Baton.Beaten(time.Since(h.Since))
+		if err := change(&next); err != nil {
+			return false, err
+		}
+		swapped, cur, err := h.Dir.swap(h.Baton, next)
+		if err != nil {
+			return false, err
+		}
+		if swapped {
+			h.Baton, h.Beat = next, start
+			h.settleUnsure(next)
+			return true, nil
+		}
+		// Who waits, or raises the token, may have renamed it.
+		if cur.State != Held || cur.Claim != h.Baton.Claim || cur.Gen != h.Baton.Gen {
+			h.Now = cur
+			h.settleUnsure(cur)
+			return false, nil
+		}
+		h.adopt(cur)
+	}
+	return false, backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be read", h.Dir.path))
+}
+
+// Free lets go of the baton. Clean says that the guard is at rest. ok is false if another
+// has it by now, and took it from h as far as can be told. Where it cannot, since the
+// answer was lost and the one who has it may have found it free, the error matches
+// backend.ErrUnavailable.
+func (h *Hold) Free(clean bool) (ok bool, err error) {
+	for range 8 {
+		next := h.Baton.Freed(clean && !h.unswept)
+		swapped, cur, rerr, err := h.Dir.trySwap(h.Baton, next)
+		if err != nil {
+			return false, err
+		}
+		if swapped || cur.State.isFree() && cur.Gen == next.Gen { // freed before
+			h.settleUnsure(cur)
+			return true, nil
+		}
+		if cur.State != Held || cur.Claim != h.Baton.Claim {
+			h.Now = cur
+			h.settleUnsure(cur)
+			if !fsys.IsGone(rerr) && !fsys.Definite(rerr) {
+				return false, backend.Unavailable(rerr)
+			}
+			return false, nil
+		}
+		h.adopt(cur)
+	}
+	return false, backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be read", h.Dir.path))
+}
+
+// Find returns claim's hold, or nil if it has none.
+func (d *Dir) Find(claim string) (*Hold, Baton, error) {
+	start := time.Now()
+	b, _, err := d.Read()
+	if err != nil || b.State != Held || b.Claim != claim {
+		return nil, b, err
+	}
+	return &Hold{Dir: d, Baton: b, Since: start.Add(-b.HeldFor), Unknown: true, unswept: true}, b, nil
+}
+
+// Take makes the baton c's. A claim that has it already gets it again, with what is not
+// known of its first attempt.
+func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
+	for range 16 {
+		if err := ctx.Err(); err != nil {
+			return nil, backend.Unavailable(err)
+		}
+		cur, remembered := Parse(d.last)
+		var changed time.Time
+		if !remembered {
+			var err error
+			if cur, changed, err = d.Read(); err != nil {
+				return nil, err
+			}
+		}
+		if err := d.longEnough(c.TTL); err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if cur.State == Held && cur.Claim == c.ID {
+			h := &Hold{Dir: d, Baton: cur, Old: cur, Since: start.Add(-cur.HeldFor), Unknown: true}
+			// What the first attempt has done to the guard, or is about to do, is not known.
+			ok, err := h.Next(func(b *Baton) { b.TTL, b.Unsettled = c.TTL, true })
+			if ok {
+				h.sweepValues()
+			}
+			if ok || err != nil {
+				return h, err
+			}
+			continue
+		}
+		if err := d.Judge(cur, changed); err != nil {
+			return nil, d.maybeLate(cur, c, err)
+		}
+		if err := d.standBack(cur, c); err != nil {
+			if remembered { // who waited may have gone
+				d.last = ""
+				continue
+			}
+			return nil, d.maybeLate(cur, c, err)
+		}
+		next, err := d.taken(cur, changed, c)
+		if err != nil {
+			return nil, err
+		}
+		start = time.Now()
+		swapped, _, err := d.swap(cur, next)
+		if err != nil {
+			if errors.Is(err, backend.ErrUnavailable) {
+				d.noteTry(cur, c)
+			}
+			return nil, fmt.Errorf("take the lock in %s: %w", d.path, err)
+		}
+		if swapped {
+			delete(d.tried, c.ID)
+			h := &Hold{Dir: d, Baton: next, Old: cur, Since: start, Beat: start}
+			h.sweepValues()
+			return h, nil
+		}
+	}
+	b, changed, err := d.Read()
+	if err != nil {
+		return nil, err
+	}
+	r := d.Record(b, changed, time.Time{})
+	r.State, r.Note = backend.Held, "others were faster each time"
+	return nil, &backend.HeldError{Record: r, RetryAfter: time.Millisecond}
+}
+
+// maxTried bounds what is remembered of attempts without an answer. Their claims may have
+// been given up since.
+const maxTried = 64
+
+// noteTry remembers that c's attempt to take the lock from b had no answer: as long as b is
+// there, it may be carried out.
+func (d *Dir) noteTry(b Baton, c backend.Claim) {
+	if d.tried == nil || len(d.tried) == maxTried {
+		d.tried = map[string]string{}
+	}
+	d.tried[c.ID] = b.identity()
+}
+
+// maybeLate turns an error that says that c has not got the lock into one that says that
+// this is not known, if an earlier attempt of c's may yet be carried out.
+func (d *Dir) maybeLate(b Baton, c backend.Claim, err error) error {
+	from, ok := d.tried[c.ID]
+	if !ok || !errors.Is(err, backend.ErrHeld) {
+		return err
+	}
+	if from != b.identity() {
+		delete(d.tried, c.ID)
+		return err
+	}
+	return backend.Unavailable(fmt.Errorf("an earlier attempt to take the lock had no answer, and may be carried out yet: %v", err))
+}
+
+// longEnough refuses a TTL that is too short for the steps in which times advance here.
+func (d *Dir) longEnough(ttl time.Duration) error {
+	short := func() bool {
+		g := d.clock.Granule()
+		return g >= 100*time.Millisecond && ttl < 2*g
+	}
+	// One time, or a few, may be whole seconds by chance, or even ones. So look at two
+	// that follow one another, of directories and of files; and again, since this process
+	// may have stood still in between.
+	for range 3 {
+		if !short() {
+			return nil
+		}
+		if d.clock.measured() {
+			break
+		}
+		if err := d.ProveTimes(); err != nil && !errors.Is(err, ErrTimesStand) {
+			return err
+		}
+		if _, err := d.afterTick(); err != nil && !errors.Is(err, ErrClockStands) {
+			return err
+		}
+	}
+	if !short() {
+		return nil
+	}
+	d.clock.setMeasured()
+	g := d.clock.Granule()
+	return fmt.Errorf("%w: a TTL of %v is too short: file times here advance in steps of %v, and it takes two of them, %v, at least", backend.ErrUnsupported, ttl, g, 2*g)
+}
+
+// taken is the baton after c has taken cur. The token follows the server's time, and
+// takes it from what is there: the directory's time, or a clock that was read before.
+func (d *Dir) taken(cur Baton, changed time.Time, c backend.Claim) (Baton, error) {
+	now, ok := d.clock.last(time.Hour)
+	if !ok {
+		now = changed
+	}
+	gen, err := backend.NextToken(cur.LastToken(), c.TokenFloor, now)
+	if err != nil {
+		return Baton{}, err
+	}
+	return Baton{
+		Gen: gen, State: Held, Epoch: cur.Epoch, Value: cur.Value, Unsettled: cur.State != Free, Waiters: cur.stillWaiting(c.ID),
+		TTL: c.TTL, Claim: c.ID, Nonce: NewNonce(), Holder: c.Holder,
+	}, nil
+}
+
+// Raise makes every later token greater than floor. A held baton carries floor in its
+// name, beside its holder's token.
+func (d *Dir) Raise(floor uint64) error {
+	for range 16 {
+		cur, _, err := d.Read()
+		if err != nil {
+			return err
+		}
+		if cur.LastToken() >= floor {
+			return nil
+		}
+		spent := d.spent(cur)
+		swapped, _, err := d.swap(cur, cur.With(func(b *Baton) {
+			if b.State == Held {
+				b.Floor, b.Spent = floor, spent
+			} else {
+				b.Gen = floor
+			}
+		}))
+		if err != nil || swapped {
+			return err
+		}
+	}
+	return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be raised", d.path))
+}
+
+// TakeFrom takes cur's baton for an operator, whoever holds it. The hold is nil if it is
+// another by now.
+func (d *Dir) TakeFrom(cur Baton, c backend.Claim) (*Hold, error) {
+	next, err := d.taken(cur, time.Time{}, c)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	swapped, _, err := d.swap(cur, next)
+	if err != nil || !swapped {
+		return nil, err
+	}
+	h := &Hold{Dir: d, Baton: next, Old: cur, Since: start, Beat: start, Operator: true}
+	h.sweepValues()
+	return h, nil
+}
