@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/hasplock/hasp/backend"
 )
 
@@ -24,17 +22,17 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 		return backend.Grant{}, backend.ErrTokensExhausted
 	}
 	n := b.names(key)
-	terms := b.termsArgs(c.TTL)
-	args := [...]any{
-		c.ID, terms[0], terms[1], strconv.FormatUint(c.TokenFloor, 10), b.holderArg(c.Holder), b.manners,
+	args := []any{
+		c.ID, millis(c.TTL) + " " + b.memoryText + " 0", strconv.FormatInt(wholeMillis(c.TTL)+b.memory, 10),
+		decimal(c.TokenFloor), b.holderArg(c.Holder), b.manners,
 	}
 	var reply any
-	var acked int64
+	var acked acknowledged
 	var err error
 	if b.replicas > 0 {
-		reply, acked, err = b.acquireAndWait(ctx, n, args[:])
+		reply, acked, err = b.runAndWait(ctx, acquireScript(), n.with(c.ID), true, args)
 	} else {
-		reply, err = b.run(ctx, acquireScript(), n.all(), args[:]...)
+		reply, err = b.run(ctx, acquireScript(), n.with(c.ID), args...)
 	}
 	if err != nil {
 		return backend.Grant{}, b.attemptError(err)
@@ -46,8 +44,8 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 			return backend.Grant{}, backend.Unavailable(fmt.Errorf("redis: token %q is not a number", reply))
 		}
 		g := backend.Grant{Key: key, ID: c.ID, Holder: c.Holder, Token: token, TTL: ceilMillis(c.TTL)}
-		if acked < int64(b.replicas) {
-			return backend.Grant{}, b.tooFewReplicas(ctx, g, acked)
+		if err := b.tooFew(acked); err != nil {
+			return backend.Grant{}, b.giveBack(ctx, g, acked, err)
 		}
 		return g, nil
 	case []any:
@@ -77,58 +75,4 @@ func (b *Backend) heldError(key string, reply []any) error {
 		held.RetryAfter = left + time.Millisecond
 	}
 	return held
-}
-
-// acquireAndWait sends the script and WAIT on one connection, as WAIT asks, in
-// one round trip.
-func (b *Backend) acquireAndWait(ctx context.Context, n names, args []any) (reply any, acked int64, err error) {
-	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
-		node, err := master(ctx, client, n.lock)
-		if err == nil {
-			reply, acked, err = b.sendAndWait(ctx, node, n, args)
-		}
-		return err
-	})
-	return reply, acked, err
-}
-
-func (b *Backend) sendAndWait(ctx context.Context, node redis.UniversalClient, n names, args []any) (reply any, acked int64, err error) {
-	send := func(run func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) (*redis.Cmd, *redis.IntCmd) {
-		p := node.Pipeline()
-		cmd := run(ctx, p, n.all(), args...)
-		wait := redis.NewIntCmd(ctx, "wait", b.replicas, b.replicasTimeout.Milliseconds())
-		_ = p.Process(ctx, wait)
-		_, _ = p.Exec(ctx) // each command has its own error
-		return cmd, wait
-	}
-	cmd, wait := send(acquireScript().EvalSha)
-	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-		cmd, wait = send(acquireScript().Eval)
-	}
-	if reply, err = cmd.Result(); err != nil {
-		return nil, 0, err
-	}
-	if _, granted := reply.(string); granted && wait.Err() != nil {
-		return nil, 0, backend.Unavailable(fmt.Errorf("redis: WAIT for %d replicas: %w", b.replicas, wait.Err()))
-	}
-	return reply, wait.Val(), nil
-}
-
-// master returns the client of the server that has name.
-func master(ctx context.Context, client redis.UniversalClient, name string) (redis.UniversalClient, error) {
-	if c, ok := client.(interface {
-		MasterForKey(context.Context, string) (*redis.Client, error)
-	}); ok {
-		return c.MasterForKey(ctx, name)
-	}
-	return client, nil
-}
-
-// tooFewReplicas gives the lock back, for a copy of it may not survive.
-func (b *Backend) tooFewReplicas(ctx context.Context, g backend.Grant, acked int64) error {
-	err := fmt.Errorf("redis: %d of the %d replicas asked for acknowledged within %v", acked, b.replicas, b.replicasTimeout)
-	if rerr := b.Release(ctx, g); rerr != nil {
-		return backend.Unavailable(fmt.Errorf("%w, and the lock could not be given back: %w", err, rerr))
-	}
-	return err
 }

@@ -1,6 +1,6 @@
 // Package redislock keeps hasp's locks in Redis: one server, a primary with
-// replicas behind sentinels, or a Redis Cluster. It needs Redis 6.2 or later, or
-// Valkey.
+// replicas behind sentinels, or a Redis Cluster. It needs Redis 6.2 or later,
+// Valkey, or Redict.
 //
 //	import _ "github.com/hasplock/hasp/redislock"
 //
@@ -40,11 +40,12 @@
 //
 //	~hasp:* &hasp:* +eval +evalsha +get +set +del +exists +pttl +pexpire +time
 //	+zadd +zrem +zrange +zcard +zpopmin +publish +pubsub|numsub +subscribe
-//	+scan +wait +ping +hello
+//	+scan +wait +ping
 //
-// with your own prefix in place of hasp:. Without +scan List fails, without +wait
+// with your own prefix in place of hasp:. Without +scan listing fails, without +wait
 // the option replicas, and nothing else. A cluster's client also asks for +cluster
-// and +command.
+// and +command, listing a cluster for +cluster|nodes. What else is missing Open says, by its name, in an error that matches
+// [fs.ErrPermission].
 //
 // # What to expect of it
 //
@@ -60,10 +61,30 @@
 // has seen is safe. The same goes for a server that loses its memory in a crash:
 // persistence with appendfsync always keeps locks across one.
 //
+// A value that a holder sets beside its lock stays when the lock is gone. It is as durable
+// as the server: use noeviction, appendfsync always and the option replicas where a
+// decision must not be forgotten. While a cluster moves the lock's slot, setting a value
+// can fail with an error that matches ErrUnavailable until the move is over.
+//
 // There is no quorum over several independent servers here: it costs five times the
 // servers and requests, and without a token it still rests on clocks.
 //
 // Each key that was ever locked is remembered for an hour after (token_memory), in
 // about 200 bytes, so that tokens rise even if the server's clock is set back.
 // PROTOCOL.md, next to this file, has the whole argument.
+//
+// # In unit tests
+//
+// miniredis (github.com/alicebob/miniredis/v2), a server in the test's own process,
+// will do for tests of code that uses locks; it proves nothing about the locks. Its keys
+// do not expire by themselves: a lock whose holder is silent is taken over only after
+//
+//	m.FastForward(ttl)
+//
+// which takes that time from the TTL of every key, and from a lock that is renewed
+// afterwards as little as on a real server. The TIME that it tells is the real one until
+// m.SetTime sets it, and then stands still. By it go tokens, and for how long a waiter
+// that was woken has its turn ([Options].Patience): with a clock that stands still
+// a turn that is let pass lasts until SetTime is called again. m.SetTime(time.Time{})
+// gives the real time back.
 package redislock

@@ -2,10 +2,8 @@ module github.com/hasplock/hasp/redislock
 
 go 1.26.0
 
-replace github.com/hasplock/hasp => ..
-
 require (
-	github.com/hasplock/hasp v0.0.0
+	github.com/hasplock/hasp v0.1.0
 	github.com/redis/go-redis/v9 v9.23.0
 )
 

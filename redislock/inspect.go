@@ -6,10 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -52,46 +49,19 @@ func (b *Backend) inspected(key string, reply any, err error) (backend.Record, e
 	return r, nil
 }
 
-// scanCount is how many keys a server looks at for each SCAN: about a tenth of a
-// millisecond.
-const scanCount = 500
-
 // List returns the held keys that start with prefix, in byte order. It looks at
-// every key of every master, so it is for people, not for programs that lock.
+// every key of every primary, so it is for people, not for programs that lock.
 func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, error) {
 	if b.closed.Load() {
 		return nil, backend.ErrClosed
 	}
-	var mu sync.Mutex
-	found := map[string]bool{} // SCAN may return a key twice
-	scan := func(ctx context.Context, node redis.Cmdable) error {
-		it := node.ScanType(ctx, 0, b.pattern(prefix), scanCount, "string").Iterator()
-		for it.Next(ctx) {
-			if key, ok := b.keyOf(it.Val()); ok && strings.HasPrefix(key, prefix) {
-				mu.Lock()
-				found[key] = true
-				mu.Unlock()
-			}
-		}
-		return it.Err()
-	}
-	err := b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
-		if c, ok := client.(interface {
-			ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
-		}); ok {
-			return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return scan(ctx, node) })
-		}
-		return scan(ctx, client)
+	keys, err := b.scan(ctx, b.pattern(prefix), func(name string) (string, bool) {
+		key, ok := b.keyOf(name)
+		return key, ok && strings.HasPrefix(key, prefix)
 	})
 	if err != nil {
 		return nil, b.verbError(err)
 	}
-	keys := make([]string, 0, len(found))
-	for key := range found {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-
 	var out []backend.Record
 	for chunk := range slices.Chunk(keys, scanCount) {
 		calls := make([]call, len(chunk))

@@ -16,6 +16,11 @@ func (b *Backend) names(key string) names {
 
 func (n names) all() []string { return []string{n.lock, n.queue, n.turn} }
 
+// with is all and the mark that a claim has been withdrawn.
+func (n names) with(claim string) []string {
+	return []string{n.lock, n.queue, n.turn, n.lock + ":withdrawn:" + claim}
+}
+
 // A hash tag ends at the first closing brace, so keys may not bring any of their
 // own; an opening one does no harm.
 var (
@@ -29,6 +34,11 @@ func (b *Backend) lockName(key string) string {
 	}
 	return b.prefix + "{" + key + "}"
 }
+
+// valueSuffix ends the name of what is kept beside a lock.
+const valueSuffix = ":value"
+
+func (b *Backend) valueName(key string) string { return b.lockName(key) + valueSuffix }
 
 // keyOf is lockName's inverse; false if name is not a lock's.
 func (b *Backend) keyOf(name string) (string, bool) {

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/redislock/internal/conn"
 )
 
 func init() {
@@ -24,12 +25,26 @@ func init() {
 // dialTimeout is the library's default.
 const dialTimeout = 5 * time.Second
 
-// openTimeout bounds Open if its context has no deadline.
-const openTimeout = 30 * time.Second
-
 // Open opens the backend that u names, as the package documentation describes,
-// and checks that it can acquire locks there.
+// and checks that it can acquire locks there, and be told of its turn. While the
+// server is there and cannot serve, Open tries again, for 10 s, as Acquire would: that
+// passes. Its errors then match [backend.ErrUnavailable], as when no server answers;
+// one that matches [fs.ErrPermission] says which right the user lacks.
 func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
+	b, err := connect(u, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.probe(ctx); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// connect makes the backend that u names, and asks the server nothing. change, if not nil,
+// may change what the URL says.
+func connect(u *url.URL, change func(*Options)) (*Backend, error) {
 	q := backend.NewQuery(u)
 	opts := &Options{
 		Prefix:          q.String("prefix", ""),
@@ -44,8 +59,11 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 	if err := q.Err(); err != nil {
 		return nil, err
 	}
+	if change != nil {
+		change(opts)
+	}
 	cluster = cluster || len(hosts) > 1 && !rest.Has("master_name")
-	client, lanes, err := newClient(u, hosts, rest, cluster)
+	client, conns, err := newClient(u, hosts, rest, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +72,9 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 		return nil, errors.Join(err, client.Close())
 	}
 	b.own = true
-	b.lanes = lanes
+	b.conns = conns
 	if name := rest.Get("master_name"); name != "" {
 		b.where = fmt.Sprintf("%s (found by the sentinels at %s)", name, u.Host)
-	}
-	if err := b.probe(ctx); err != nil {
-		b.Close()
-		return nil, err
 	}
 	return b, nil
 }
@@ -68,9 +82,9 @@ func Open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 // newClient leaves to the library what it can parse. Its retries are off unless
 // the URL asks for them: the engine retries, and it knows what an attempt of
 // unknown outcome means. Where there is one server whose address does not change,
-// the locks' own requests go by lanes, and the client has what remains: the
+// the locks' own requests go over connections of ours, and the client has what remains: the
 // subscription, and looking after waiters.
-func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis.UniversalClient, *lanes, error) {
+func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis.UniversalClient, *conn.Pool, error) {
 	v := *u
 	v.Host = hosts[0]
 	for _, h := range hosts[1:] {
@@ -116,34 +130,46 @@ func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis
 	if !retries {
 		o.MaxRetries = -1
 	}
-	var lanes *lanes
+	var conns *conn.Pool
 	if o.MaxRetries < 0 { // the library's pauses between attempts do not end with a call
-		lanes = newLanes(*o)
+		conns = conn.NewPool(*o, dialer(o.DialTimeout, o.TLSConfig))
 		o.MinIdleConns = 0
 	}
 	if o.TLSConfig != nil {
 		o.Dialer = tlsDialer(o.DialTimeout, o.TLSConfig)
 	}
-	return redis.NewClient(o), lanes, nil
+	return redis.NewClient(o), conns, nil
 }
 
 var errHandshake = errors.New("TLS handshake")
 
-// tlsDialer does what the library's own dialer does, but heeds the context, and
-// tells a handshake that failed from a server that cannot be reached.
-func tlsDialer(timeout time.Duration, config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+// dialer does what the library's own does, but respects the context, and tells a
+// handshake that failed from a server that cannot be reached. Without a config there
+// is no TLS.
+func dialer(timeout time.Duration, config *tls.Config) conn.Dial {
 	if timeout <= 0 {
 		timeout = dialTimeout
 	}
 	d := newDialer(timeout)
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string, raw func(net.Conn)) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		conn, err := d.DialContext(ctx, network, addr)
+		c, err := d.DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return handshake(ctx, conn, config)
+		raw(c)
+		if config == nil {
+			return c, nil
+		}
+		return handshake(ctx, c, config)
+	}
+}
+
+func tlsDialer(timeout time.Duration, config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	dial := dialer(timeout, config)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return dial(ctx, network, addr, func(net.Conn) {})
 	}
 }
 
@@ -153,10 +179,10 @@ func newDialer(timeout time.Duration) *net.Dialer {
 	}}
 }
 
-func handshake(ctx context.Context, conn net.Conn, config *tls.Config) (net.Conn, error) {
-	tc := tls.Client(conn, config)
+func handshake(ctx context.Context, raw net.Conn, config *tls.Config) (net.Conn, error) {
+	tc := tls.Client(raw, config)
 	if err := tc.HandshakeContext(ctx); err != nil {
-		_ = conn.Close() // a failed handshake has closed it, as a rule
+		_ = raw.Close() // a failed handshake has closed it, as a rule
 		return nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	return tc, nil
@@ -169,34 +195,4 @@ func safe(err error) error {
 		return ue.Err
 	}
 	return err
-}
-
-// probe does what the first acquire will do, and leaves nothing behind.
-func (b *Backend) probe(ctx context.Context) error {
-	ctx, cancel := bounded(ctx, openTimeout)
-	defer cancel()
-	if c, ok := b.client.(*redis.Client); ok && c.Options().TLSConfig != nil && c.Options().Dialer != nil {
-		// The pool dials without the context's deadline, and a handshake that hangs
-		// would look like a server that does not answer.
-		o := c.Options()
-		conn, err := o.Dialer(ctx, o.Network, o.Addr)
-		if err != nil {
-			err, _ = b.explain(err)
-			return err
-		}
-		_ = conn.Close()
-	}
-	name := b.prefix + "{" + b.channel + "}:probe"
-	member, err := probeScript().Run(ctx, b.client, []string{name}, b.channel).Int()
-	if err != nil {
-		if cerr := context.Cause(ctx); cerr != nil && !errors.Is(err, cerr) {
-			err = fmt.Errorf("%w (%w)", err, cerr)
-		}
-		err, _ = b.explain(err)
-		return err
-	}
-	if member == 1 && b.exact {
-		return fmt.Errorf("redis at %s: %s", b.where, inCluster)
-	}
-	return nil
 }

@@ -74,37 +74,8 @@ type holderJSON struct {
 	PID   int    `json:"pid,omitempty"`
 }
 
-// Arguments of acquire that are the same nearly every time are made once.
-type encodedHolder struct {
-	holder backend.Holder
-	arg    any
-}
-
-type encodedTerms struct {
-	ttl  time.Duration
-	args [2]any
-}
-
 // holderArg is "<channel> <holder>".
-func (b *Backend) holderArg(h backend.Holder) any {
-	if e := b.holder.Load(); e != nil && e.holder == h {
-		return e.arg
-	}
+func (b *Backend) holderArg(h backend.Holder) string {
 	text, _ := json.Marshal(holderJSON(h)) // strings and an int: it cannot fail
-	e := &encodedHolder{h, b.channel + " " + string(text)}
-	b.holder.Store(e)
-	return e.arg
-}
-
-// termsArgs are "<TTL ms> <memory ms> <floor 0>" and the life of the lock's key, in ms.
-func (b *Backend) termsArgs(ttl time.Duration) [2]any {
-	if e := b.terms.Load(); e != nil && e.ttl == ttl {
-		return e.args
-	}
-	e := &encodedTerms{ttl, [2]any{
-		millis(ttl) + " " + b.memoryText + " 0",
-		strconv.FormatInt(wholeMillis(ttl)+b.memory, 10),
-	}}
-	b.terms.Store(e)
-	return e.args
+	return b.channel + " " + string(text)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/redislock/internal/conn"
 )
 
 // Defaults of Options.
@@ -55,6 +56,7 @@ type Backend struct {
 	client  redis.UniversalClient
 	own     bool   // Close closes client
 	where   string // for errors: the server's address
+	user    string // for errors; "" is the default one
 	prefix  string
 	channel string // unique to this Backend
 
@@ -68,16 +70,15 @@ type Backend struct {
 	// punctual: the client heeds a context's deadline, though not its cancellation.
 	punctual bool
 
+	patience        time.Duration
 	memory          int64  // ms
 	memoryText      string // in ms
 	manners         any    // how to treat waiters, a string: turn.lua says what is in it
 	replicas        int
 	replicasTimeout time.Duration
 
-	holder   atomic.Pointer[encodedHolder]
-	terms    atomic.Pointer[encodedTerms]
-	hub      *hub
-	lanes    *lanes // nil: client does it all
+	notifier *notifier
+	conns    *conn.Pool // nil: client does it all
 	closed   atomic.Bool
 	warnings []string
 }
@@ -90,6 +91,7 @@ var (
 	_ backend.BatchRenewer = (*Backend)(nil)
 	_ backend.LossNotifier = (*Backend)(nil)
 	_ backend.TokenRaiser  = (*Backend)(nil)
+	_ backend.ValueStore   = (*Backend)(nil)
 	_ backend.Warner       = (*Backend)(nil)
 	_ backend.Prompt       = (*Backend)(nil)
 	_ backend.Punctual     = (*Backend)(nil)
@@ -118,11 +120,13 @@ func newBackend(client redis.UniversalClient, opts *Options) (*Backend, error) {
 		prefix:          o.Prefix,
 		channel:         o.Prefix + "wake:" + rand.Text(),
 		repeats:         true,
+		patience:        o.Patience,
 		memory:          wholeMillis(o.TokenMemory),
 		memoryText:      millis(o.TokenMemory),
 		replicas:        o.Replicas,
 		replicasTimeout: o.ReplicasTimeout,
 	}
+	b.user = username(client)
 	heeds, known := true, true
 	switch c := client.(type) {
 	case nil:
@@ -151,7 +155,7 @@ func newBackend(client redis.UniversalClient, opts *Options) (*Backend, error) {
 	if !heeds {
 		b.warnings = append(b.warnings, "the Redis client was made without ContextTimeoutEnabled: a call to a server that does not answer returns only after the client's read timeout, not when its context ends")
 	}
-	b.hub = newHub(b)
+	b.notifier = newNotifier(b)
 	return b, nil
 }
 
@@ -186,21 +190,22 @@ func (o *Options) check() error {
 func (b *Backend) Punctual() bool { return b.punctual }
 
 // Prompt implements backend.Prompt: calls end with their context where the backend
-// was opened from the URL of one server, and made its connections itself (lane.go).
-func (b *Backend) Prompt() bool { return b.lanes != nil }
+// was opened from the URL of one server, and made its connections itself.
+func (b *Backend) Prompt() bool { return b.conns != nil }
 
 // Warnings tells what is wrong with the client, if anything.
 func (b *Backend) Warnings() []string { return b.warnings }
 
 // Close ends the subscription and, if the backend was opened from a URL, closes
-// the client. A client given to New stays open. Locks are not released.
+// the client. A client given to New stays open. Locks are not released. Another
+// Close does nothing.
 func (b *Backend) Close() error {
 	if b.closed.Swap(true) {
-		return backend.ErrClosed
+		return nil
 	}
-	b.hub.close()
-	if b.lanes != nil {
-		b.lanes.close()
+	b.notifier.close()
+	if b.conns != nil {
+		b.conns.Close()
 	}
 	if b.own {
 		return b.client.Close()

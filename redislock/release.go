@@ -9,16 +9,20 @@ import (
 )
 
 // Release frees the lock if g's claim holds it, in one round trip, and hands it
-// to the first waiter.
+// to the first waiter. Without g's token it withdraws the claim: an attempt of it that
+// arrives later, for a minute, takes nothing.
 func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	if err := b.begin(g.Key); err != nil {
 		return err
 	}
 	var begins string
-	if g.Token != 0 {
+	keys := b.names(g.Key).all()
+	if g.Token == 0 {
+		keys = b.names(g.Key).with(g.ID)
+	} else {
 		begins = strconv.FormatUint(g.Token, 10) + " " + g.ID + " " + millis(g.TTL) + " " + b.memoryText + " 0 "
 	}
-	reply, err := b.run(ctx, releaseScript(), b.names(g.Key).all(), g.ID, b.manners, begins, b.memoryText)
+	reply, err := b.run(ctx, releaseScript(), keys, g.ID, b.manners, begins, b.memoryText)
 	if err != nil {
 		return b.verbError(err)
 	}
@@ -58,6 +62,6 @@ func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) erro
 	if err := b.begin(key); err != nil {
 		return err
 	}
-	_, err := b.run(ctx, raiseScript(), b.names(key).all(), strconv.FormatUint(floor, 10), b.memoryText)
+	_, err := b.run(ctx, raiseScript(), []string{b.lockName(key)}, strconv.FormatUint(floor, 10), b.memoryText)
 	return b.verbError(err)
 }

@@ -2,87 +2,85 @@ package redislock
 
 import (
 	"context"
-	_ "embed"
+	"embed"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/hasplock/hasp/redislock/internal/conn"
 )
 
-// The libraries that scripts start with: Redis has no way to share them.
+//go:embed lua
+var luaFiles embed.FS
+
+// The scripts, and what each begins with: Redis has no way to share libraries.
 var (
-	//go:embed record.lua
-	recordLua string
-	//go:embed turn.lua
-	turnLua string
-	//go:embed token.lua
-	tokenLua string
+	acquireScript   = script("acquire-free", "record", "turn", "token", "acquire")
+	releaseScript   = script("release-held", "record", "turn", "token", "release")
+	breakScript     = script("record", "turn", "token", "break")
+	raiseScript     = script("record", "turn", "token", "raise")
+	waitScript      = script("record", "turn", "wait")
+	inspectScript   = script("record", "turn", "inspect")
+	leaveScript     = script("turn", "leave")
+	renewScript     = script("renew")
+	valueScript     = script("record", "token", "value")
+	valueHeadScript = script("valuehead")
+	probeScript     = script("probe")
 )
 
-var (
-	//go:embed acquire-free.lua
-	acquireFreeLua string
-	//go:embed acquire.lua
-	acquireLua string
-	//go:embed release-held.lua
-	releaseHeldLua string
-	//go:embed release.lua
-	releaseLua string
-	//go:embed renew.lua
-	renewLua string
-	//go:embed break.lua
-	breakLua string
-	//go:embed wait.lua
-	waitLua string
-	//go:embed leave.lua
-	leaveLua string
-	//go:embed inspect.lua
-	inspectLua string
-	//go:embed raise.lua
-	raiseLua string
-	//go:embed probe.lua
-	probeLua string
-)
-
-var (
-	acquireScript = lazily(&acquireFreeLua, &recordLua, &turnLua, &tokenLua, &acquireLua)
-	releaseScript = lazily(&releaseHeldLua, &recordLua, &turnLua, &tokenLua, &releaseLua)
-	breakScript   = lazily(&recordLua, &turnLua, &tokenLua, &breakLua)
-	raiseScript   = lazily(&recordLua, &turnLua, &tokenLua, &raiseLua)
-	waitScript    = lazily(&recordLua, &turnLua, &waitLua)
-	inspectScript = lazily(&recordLua, &turnLua, &inspectLua)
-	leaveScript   = lazily(&turnLua, &leaveLua)
-	renewScript   = lazily(&renewLua)
-	probeScript   = lazily(&probeLua)
-)
-
-// lazily makes a script when it is first needed: a program that only links this
-// package in has no use for the sums of nine texts.
-func lazily(parts ...*string) func() *redis.Script {
+// script makes a script of files in lua when it is first needed: a program that only
+// links this package in has no use for the sums of all these texts.
+func script(files ...string) func() *redis.Script {
 	return sync.OnceValue(func() *redis.Script {
 		var text strings.Builder
-		for _, p := range parts {
-			text.WriteString(*p)
+		for _, name := range files {
+			part, _ := luaFiles.ReadFile("lua/" + name + ".lua") // TestScripts: they are all there
+			text.Write(part)
 		}
 		return redis.NewScript(text.String())
 	})
 }
 
-// run executes script, in one round trip unless the server does not know it yet.
+// run executes script, in one round trip unless the server does not know it yet, or
+// the keys are on the move.
 func (b *Backend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (reply any, err error) {
 	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) (err error) {
 		reply, err = script.Run(ctx, client, keys, args...).Result()
+		if len(keys) > 1 && moving(err) {
+			reply, err = runAlone(ctx, client, script, call{keys, args}).Result()
+		}
 		return err
 	})
 	return reply, err
 }
 
+// moving tells whether err says that the keys of a lock are on their way from one
+// server of a cluster to another. Each of them is in one place, but not all in the
+// same, and keys that do not exist are nowhere, so a script that has more than one is
+// refused, by either side; or stopped in the middle when it has removed one.
+func moving(err error) bool {
+	return err != nil && (redis.HasErrorPrefix(err, "TRYAGAIN") || strings.Contains(err.Error(), "attempted to access a non local key"))
+}
+
+// runAlone executes script on a lock whose keys are on the move, with one key at a
+// time: PROTOCOL.md says why that is enough.
+func runAlone(ctx context.Context, client redis.UniversalClient, script *redis.Script, c call) *redis.Cmd {
+	if script != leaveScript() {
+		return script.Run(ctx, client, c.keys[:1], c.args...)
+	}
+	if cmd := script.Run(ctx, client, c.keys[1:2], c.args...); cmd.Err() != nil {
+		return cmd
+	}
+	return script.Run(ctx, client, c.keys[2:3], c.args...)
+}
+
 // do has f talk to the server.
 func (b *Backend) do(ctx context.Context, f func(context.Context, redis.UniversalClient) error) error {
-	if b.lanes == nil {
+	if b.conns == nil {
 		return f(ctx, b.client)
 	}
-	return b.lanes.do(ctx, f)
+	return b.conns.Do(ctx, f)
 }
 
 // pipeline is the function of that name, but the answers are errors if it cannot be
@@ -93,7 +91,7 @@ func (b *Backend) pipeline(ctx context.Context, script *redis.Script, calls []ca
 		return nil
 	})
 	for _, cmd := range cmds {
-		cmd.SetErr(ended(ctx, cmd.Err()))
+		cmd.SetErr(conn.Ended(ctx, cmd.Err()))
 	}
 	if err != nil {
 		cmds = make([]*redis.Cmd, len(calls))
@@ -112,7 +110,7 @@ type call struct {
 
 // pipeline executes script for each call, in one round trip to each server
 // concerned. A server that does not know the script yet, or forgot it, is sent
-// its text in a second one.
+// its text in a second one; for keys on the move there are more.
 func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.Script, calls []call) []*redis.Cmd {
 	cmds := make([]*redis.Cmd, len(calls))
 	p := client.Pipeline()
@@ -126,13 +124,17 @@ func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.S
 			again = append(again, i)
 		}
 	}
-	if len(again) == 0 {
-		return cmds
+	if len(again) > 0 {
+		p = client.Pipeline()
+		for _, i := range again {
+			cmds[i] = script.Eval(ctx, p, calls[i].keys, calls[i].args...)
+		}
+		_, _ = p.Exec(ctx)
 	}
-	p = client.Pipeline()
-	for _, i := range again {
-		cmds[i] = script.Eval(ctx, p, calls[i].keys, calls[i].args...)
+	for i, cmd := range cmds {
+		if len(calls[i].keys) > 1 && moving(cmd.Err()) {
+			cmds[i] = runAlone(ctx, client, script, calls[i])
+		}
 	}
-	_, _ = p.Exec(ctx)
 	return cmds
 }

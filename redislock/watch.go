@@ -13,6 +13,8 @@ const (
 	// client sends at most a thousand of these a second.
 	tendEvery = time.Second
 	tendCost  = time.Millisecond
+	// headLeast is the least patience that tending can keep up with.
+	headLeast = 100 * time.Millisecond
 	// queueLife is how long a queue survives the last of its clients, at least.
 	queueLife = time.Minute
 	// subscribeWait is how long Watch waits for the subscription to be confirmed.
@@ -38,25 +40,25 @@ func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-cha
 	if err := backend.ValidateClaim(c); err != nil {
 		return nil, nil, err
 	}
-	if err := b.hub.subscribed(ctx); err != nil {
+	if err := b.notifier.subscribed(ctx); err != nil {
 		return nil, nil, err
 	}
 	w := &waiter{id: c.ID, key: key, wake: make(chan struct{}, 1)}
 	// Registered first, so that its turn finds it even if it comes at once.
-	b.hub.add(w)
+	b.notifier.add(w)
 	call := b.waitCall(key, []*waiter{w})
 	reply, err := b.run(ctx, waitScript(), call.keys, call.args...)
 	if err != nil {
-		b.hub.remove(w)
+		b.notifier.remove(w)
 		return nil, nil, b.verbError(err)
 	}
-	b.hub.tended(key, []*waiter{w}, reply)
+	b.notifier.tended(key, []*waiter{w}, reply)
 	return w.wake, func(ctx context.Context, granted bool) error { return b.leave(ctx, w, granted) }, nil
 }
 
 // leave takes w off the queue. An acquire that was granted has done so already.
 func (b *Backend) leave(ctx context.Context, w *waiter, granted bool) error {
-	b.hub.remove(w)
+	b.notifier.remove(w)
 	if granted {
 		return nil
 	}
@@ -74,9 +76,9 @@ func (b *Backend) leaveCall(id string, n names) call {
 
 func (b *Backend) waitCall(key string, ws []*waiter) call {
 	args := make([]any, 0, 3+2*len(ws))
-	args = append(args, b.channel, millis(b.hub.queueLife()), b.manners)
+	args = append(args, b.channel, millis(b.notifier.queueLife()), b.manners)
 	for _, w := range ws {
-		args = append(args, w.id, b.hub.placeOf(w))
+		args = append(args, w.id, b.notifier.placeOf(w))
 	}
 	return call{b.names(key).all(), args}
 }
@@ -87,6 +89,6 @@ func (b *Backend) OnLoss(f func(key, id string)) (cancel func()) {
 	if b.closed.Load() {
 		return func() {}
 	}
-	b.hub.start()
-	return b.hub.onLoss(f)
+	b.notifier.start()
+	return b.notifier.onLoss(f)
 }

@@ -16,11 +16,24 @@ local function read(value)
 end
 
 -- remaining is how many ms a held lock has left; 0 or less if it is stale. One
--- whose expiry somebody removed is held until it is renewed or released.
-local function remaining(memory)
+-- whose expiry somebody removed is held until it is renewed or released. One that has
+-- more left than its TTL has outlived a step of the clock back, and would, if its
+-- holder is dead, be held for as long: its TTL begins anew here. A holder counts its
+-- own from before it last asked, so it gives up first all the same.
+local function remaining(lock, memory)
   local life = redis.call('PTTL', KEYS[1])
   if life == -1 then
     return 1
   end
+  local ttl = string.match(lock, '^%d+ %S+ (%d+)')
+  if life - memory > tonumber(ttl) then
+    life = ttl + memory
+    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', life))
+  end
   return life - memory
+end
+
+-- retimed is a record with another TTL.
+local function retimed(lock, ttl)
+  return (string.gsub(lock, '^(%d+ %S+) %d+', '%1 ' .. ttl))
 end

@@ -1,4 +1,4 @@
-package redislock
+package conn
 
 import (
 	"context"
@@ -12,25 +12,22 @@ import (
 	"github.com/hasplock/hasp/backend"
 )
 
-func TestLanesAreLimited(t *testing.T) {
-	ls := newLanes(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1})
-	defer ls.close()
+func TestPoolIsLimited(t *testing.T) {
+	p := NewPool(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1}, nil)
+	defer p.Close()
 	busy, over := make(chan struct{}), make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
-		done <- ls.do(context.Background(), func(context.Context, redis.UniversalClient) error {
+		done <- p.Do(context.Background(), func(context.Context, redis.UniversalClient) error {
 			close(busy)
 			<-over
 			return nil
 		})
 	}()
 	<-busy
-	if ls.crowd() {
-		t.Error("one call is a crowd")
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	err := ls.do(ctx, func(context.Context, redis.UniversalClient) error {
+	err := p.Do(ctx, func(context.Context, redis.UniversalClient) error {
 		t.Error("it was let through")
 		return nil
 	})
@@ -43,15 +40,15 @@ func TestLanesAreLimited(t *testing.T) {
 	}
 	var first, second redis.UniversalClient
 	for _, c := range []*redis.UniversalClient{&first, &second} {
-		if err := ls.do(context.Background(), func(_ context.Context, client redis.UniversalClient) error { *c = client; return nil }); err != nil {
+		if err := p.Do(context.Background(), func(_ context.Context, client redis.UniversalClient) error { *c = client; return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if first != second {
 		t.Error("the second call does not use the connection of the first")
 	}
-	ls.close()
-	err = ls.do(context.Background(), func(context.Context, redis.UniversalClient) error {
+	p.Close()
+	err = p.Do(context.Background(), func(context.Context, redis.UniversalClient) error {
 		t.Error("it was let through after the end")
 		return nil
 	})
@@ -60,9 +57,9 @@ func TestLanesAreLimited(t *testing.T) {
 	}
 }
 
-func TestLanesHaveALimitOfTheirOwn(t *testing.T) {
+func TestPoolHasALimitOfItsOwn(t *testing.T) {
 	for _, c := range []struct{ pool, active, want int }{{3, 0, 3}, {3, 2, 2}, {3, 7, 3}} {
-		if n := cap(newLanes(redis.Options{PoolSize: c.pool, MaxActiveConns: c.active}).turns); n != c.want {
+		if n := cap(NewPool(redis.Options{PoolSize: c.pool, MaxActiveConns: c.active}, nil).turns); n != c.want {
 			t.Errorf("pool_size %d, max_active_conns %d: %d connections, want %d", c.pool, c.active, n, c.want)
 		}
 	}
@@ -71,14 +68,14 @@ func TestLanesHaveALimitOfTheirOwn(t *testing.T) {
 // A context's cause is its caller's affair: it can be one of our own errors, which
 // would be taken for what the store has said.
 func TestCauseIsNotTheStores(t *testing.T) {
-	ls := newLanes(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1})
-	defer ls.close()
+	p := NewPool(redis.Options{Addr: "127.0.0.1:1", PoolSize: 1}, nil)
+	defer p.Close()
 	for name, early := range map[string]bool{"before the call": true, "during the call": false} {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		if early {
 			cancel(backend.ErrClosed)
 		}
-		err := ls.do(ctx, func(context.Context, redis.UniversalClient) error {
+		err := p.Do(ctx, func(context.Context, redis.UniversalClient) error {
 			cancel(backend.ErrClosed)
 			return errors.New("no answer")
 		})

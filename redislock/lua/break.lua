@@ -16,7 +16,7 @@ if kept == '' then
   return 0
 end
 if token ~= ARGV[1] then
-  local left = remaining(kept)
+  local left = remaining(lock, kept)
   return left > 0 and {lock, left} or 0
 end
 if exceeds(floor, token) then
@@ -25,6 +25,6 @@ end
 if redis.pcall('SET', KEYS[1], token, 'PX', kept).err then
   redis.call('PEXPIRE', KEYS[1], kept) -- out of memory: it becomes stale
 end
-redis.call('PUBLISH', string.match(lock, '^%d+ %S+ %d+ %d+ %d+ %d+ (%S+)'), 'lost ' .. id .. ' ' .. KEYS[1])
+redis.pcall('PUBLISH', string.match(lock, '^%d+ %S+ %d+ %d+ %d+ %d+ (%S+)'), 'lost ' .. id .. ' ' .. KEYS[1])
 serve(nil, ARGV[2])
 return 1

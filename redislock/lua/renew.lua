@@ -13,7 +13,7 @@ for i, lock in ipairs(KEYS) do
   elseif type(value) == 'table' then
     out[i] = -1
   else
-    local id, kept = string.match(value, '^%d+ ?(%S*) ?%d* ?(%d*)')
+    local id, ttl, kept = string.match(value, '^%d+ ?(%S*) ?(%d*) ?(%d*)')
     if not id then
       out[i] = -1
     elseif id ~= ARGV[i + 1] or kept == '' then
@@ -21,6 +21,9 @@ for i, lock in ipairs(KEYS) do
     else
       local life = redis.call('PTTL', lock)
       if life == -1 or life > tonumber(kept) then
+        if ttl ~= ARGV[1] then -- record.lua asks for the one in force
+          redis.call('SET', lock, (string.gsub(value, '^(%d+ %S+) %d+', '%1 ' .. ARGV[1])))
+        end
         out[i] = redis.call('PEXPIRE', lock, ARGV[1] + kept)
       else
         out[i] = 0

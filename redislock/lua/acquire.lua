@@ -1,6 +1,6 @@
 -- acquire.lua: one attempt to take the lock.
 --
--- KEYS: 1 lock, 2 queue, 3 turn
+-- KEYS: 1 lock, 2 queue, 3 turn, 4 the claim's withdrawal
 -- ARGV: 1 claim id, 2 "<TTL ms> <memory ms> <floor 0>", 3 TTL + memory, 4 token
 --       floor, 5 "<channel> <holder>", 6 manners (turn.lua)
 -- Returns the token; or {record, ms, first} if it is held: first is 1 if the
@@ -18,14 +18,24 @@ if lock then
   end
   before = token
   if kept ~= '' then
-    local left = remaining(kept)
+    local left = remaining(lock, kept)
     if left > 0 then
       if owner == id then
-        redis.call('PEXPIRE', KEYS[1], string.match(ARGV[2], '^%d+') + kept)
+        local ttl = string.match(ARGV[2], '^%d+')
+        local reply
+        if ttl ~= string.match(lock, '^%d+ %S+ (%d+)') then
+          reply = redis.pcall('SET', KEYS[1], retimed(lock, ttl), 'PX', ttl + kept)
+        else
+          reply = redis.pcall('PEXPIRE', KEYS[1], ttl + kept)
+        end
+        if type(reply) == 'table' and reply.err then
+          -- not in the server's words: they would mean that nothing is held
+          return redis.error_reply('HASPUNKNOWN the TTL does not begin anew: ' .. reply.err)
+        end
         return token
       end
       local first = head()
-      return {lock, left, (not first or first == id .. ' ' .. string.match(ARGV[5], '^%S+')) and 1 or 0}
+      return {lock, left, whole and (not first or first == id .. ' ' .. string.match(ARGV[5], '^%S+')) and 1 or 0}
     end
     if exceeds(floor, before) then
       before = floor
@@ -33,11 +43,15 @@ if lock then
   end
 end
 
+if whole and redis.call('EXISTS', KEYS[4]) == 1 then
+  return redis.error_reply('HASPWITHDRAWN the claim was withdrawn before this attempt arrived')
+end
+
 local now = clock()
 local me
-if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then
+if whole and redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then
   me = id .. ' ' .. string.match(ARGV[5], '^%S+')
-  local next, left = heir(now, me)
+  local next, left = heir(now, me, ARGV[6])
   if not next then
     if head() == me then
       next = me
@@ -66,7 +80,8 @@ if not exceeds(now, before) then
 end
 redis.call('SET', KEYS[1], token .. ' ' .. id .. ' ' .. terms .. ' ' .. now .. ' ' .. ARGV[5], 'PX', life)
 if me then
-  redis.call('DEL', KEYS[3])
-  redis.call('ZREM', KEYS[2], me)
+  -- pcall: whatever fails now, the lock is taken
+  redis.pcall('DEL', KEYS[3])
+  redis.pcall('ZREM', KEYS[2], me)
 end
 return token
