@@ -6,7 +6,6 @@ import (
 
 	"github.com/hasplock/hasp/backend"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -71,29 +70,54 @@ func (b *Backend) claim(ctx context.Context, key string, c backend.Claim) (backe
 	return b.grant(ctx, e, c, bs)
 }
 
-// catchUp reads what a put found changed, and returns errAgain. It is not part
+// catchUp reads what e's put found changed, and returns errAgain. It is not part
 // of the put's transaction, where it would make every attempt larger.
 func (b *Backend) catchUp(ctx context.Context, e *entry) error {
 	resp, err := b.txn(ctx, nil,
 		append(b.names.readBases(e.key), clientv3.OpGet(b.names.fence(e.lease)), clientv3.OpGet(e.name)), nil)
 	if err != nil {
-		return b.explain(ctx, err)
-	}
-	if _, err := b.learnBases(ctx, e.key, resp.Responses); err != nil {
-		return err
+		return backend.Unavailable(b.explain(ctx, err))
 	}
 	b.learnFence(e.lease, resp.Responses[2].GetResponseRange().Kvs)
-	if len(resp.Responses[3].GetResponseRange().Kvs) > 0 {
+	own := resp.Responses[3].GetResponseRange().Kvs
+	there := false
+	switch {
+	case len(own) == 0:
+		b.forget(e)
+	case b.repeated(e, own[0]):
+		there = true
+	default:
 		// The name is in use by an entry that another backend has taken over.
+		b.forget(e)
 		b.mu.Lock()
 		b.places.renew()
 		b.mu.Unlock()
 	}
+	if _, err := b.tokens.learn(ctx, e.key, resp.Responses); err != nil {
+		if there {
+			return backend.Unavailable(err)
+		}
+		return err
+	}
 	return errAgain
 }
 
+// repeated tells whether e's put has failed because the client library had sent it
+// before: it repeats requests whose answer says that they took too long.
+func (b *Backend) repeated(e *entry, kv *mvccpb.KeyValue) bool {
+	v, err := decode(kv)
+	if err != nil || v.ID != e.id {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e.rev, e.base = kv.CreateRevision, v.Base
+	e.seenLocked(kv)
+	return true
+}
+
 func (b *Backend) heldBy(kv *mvccpb.KeyValue, count int64) error {
-	rec, err := b.names.record(kv, count-1)
+	rec, err := b.record(kv, count-1)
 	if err != nil {
 		return err
 	}
@@ -106,15 +130,15 @@ func (b *Backend) heldBy(kv *mvccpb.KeyValue, count int64) error {
 // waits in the queue, or holds the key already, or its put was not answered.
 func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backend.Grant, error) {
 	b.mu.Lock()
-	state := e.state
+	state, l := e.state, e.lease
 	b.mu.Unlock()
 	if state == expired {
 		if err := b.remove(ctx, []*entry{e}); err != nil {
-			return backend.Grant{}, err
+			return backend.Grant{}, backend.Unavailable(err)
 		}
 		return backend.Grant{}, errAgain
 	}
-	kept := b.freshening(ctx, e.lease)
+	kept := b.freshening(ctx, l)
 	// Nothing is put, so this is a read that needs no log entry: a waiter whose
 	// turn has come owns the key already.
 	resp, err := b.txn(ctx, nil,
@@ -123,7 +147,7 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 	if err != nil {
 		return backend.Grant{}, backend.Unavailable(b.explain(ctx, err))
 	}
-	bs, err := b.learnBases(ctx, e.key, resp.Responses)
+	bs, err := b.tokens.learn(ctx, e.key, resp.Responses)
 	if err != nil {
 		return backend.Grant{}, backend.Unavailable(err)
 	}
@@ -144,6 +168,7 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 		e.token = 0
 	}
 	e.rev, e.base = own[0].CreateRevision, v.Base
+	e.seenLocked(own[0])
 	rev, token, w := e.rev, e.token, e.waiter
 	b.mu.Unlock()
 
@@ -151,20 +176,31 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 		if w == nil {
 			// left by a wait that was given up; who does not wait leaves nothing
 			if err := b.remove(ctx, []*entry{e}); err != nil {
-				return backend.Grant{}, err
+				return backend.Grant{}, backend.Unavailable(err)
 			}
 		} else {
 			w.searchAgain()
 		}
 		return backend.Grant{}, b.heldBy(owner.Kvs[0], owner.Count)
 	}
-	if clientv3.LeaseID(own[0].Lease) != e.lease.id {
-		if err := b.moveHere(ctx, e); err != nil {
-			return backend.Grant{}, err
+	if token != 0 {
+		// It was granted before, and is asked for again: there is time to move it.
+		home, err := b.home(ctx, e)
+		if err != nil {
+			return backend.Grant{}, backend.Unavailable(err)
+		}
+		if home != l {
+			l, keptErr = home, b.freshen(ctx, home)
 		}
 	}
 	if keptErr != nil {
 		return backend.Grant{}, backend.Unavailable(keptErr)
+	}
+	if clientv3.LeaseID(own[0].Lease) != l.id {
+		// its claim was made by another backend, or it has waited
+		if err := b.moveOne(ctx, e, l); err != nil {
+			return backend.Grant{}, err
+		}
 	}
 	if token != 0 {
 		return b.granted(e, c, token)
@@ -176,6 +212,19 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 // somebody deleted it. A waiter queues again, at the end.
 func (b *Backend) missing(ctx context.Context, e *entry, c backend.Claim) error {
 	b.mu.Lock()
+	answered := e.rev != 0
+	b.mu.Unlock()
+	if !answered {
+		// Not there yet, it may be: a read does not settle that.
+		if err := b.settle(ctx, []*entry{e}); err != nil {
+			return backend.Unavailable(err)
+		}
+	}
+	b.mu.Lock()
+	if !answered && e.rev != 0 {
+		b.mu.Unlock()
+		return errAgain // it has arrived since
+	}
 	w := e.waiter
 	b.forgetLocked(e)
 	b.mu.Unlock()
@@ -188,17 +237,13 @@ func (b *Backend) missing(ctx context.Context, e *entry, c backend.Claim) error 
 	return errAgain
 }
 
-// moveHere puts e on this backend's lease: its claim was made by another.
-func (b *Backend) moveHere(ctx context.Context, e *entry) error {
-	resp, err := b.txn(ctx, cmps{exists(e.name, e.rev)},
-		ops{clientv3.OpPut(e.name, "", clientv3.WithIgnoreValue(), clientv3.WithLease(e.lease.id))}, nil)
+// moveOne puts e on l.
+func (b *Backend) moveOne(ctx context.Context, e *entry, l *lease) error {
+	missing, err := b.move(ctx, []*entry{e}, l)
 	switch {
-	case is(err, rpctypes.ErrLeaseNotFound):
-		b.died(e.lease)
-		return backend.Unavailable(errLeaseGone)
 	case err != nil:
-		return backend.Unavailable(b.explain(ctx, err))
-	case !resp.Succeeded:
+		return backend.Unavailable(err)
+	case missing[0]:
 		b.forget(e)
 		return errAgain
 	}
@@ -218,33 +263,36 @@ func (b *Backend) grant(ctx context.Context, e *entry, c backend.Claim, bs bases
 		next := bs
 		var puts []clientv3.Op
 		if err == nil && token <= floor {
-			next, puts, err = b.lift(e.key, bs, e.rev, floor)
+			next, puts, err = b.tokens.lift(e.key, bs, e.rev, floor)
 		}
 		if err != nil {
 			if rerr := b.remove(ctx, []*entry{e}); rerr != nil {
-				return backend.Grant{}, rerr
+				return backend.Grant{}, backend.Unavailable(rerr)
 			}
 			return backend.Grant{}, err
 		}
-		v := newValue(c, e.lease.ttl, next.sum()).encode()
-		puts = append(puts, clientv3.OpPut(e.name, string(v), clientv3.WithIgnoreLease()))
-		resp, err := b.txn(ctx, append(b.names.basesAre(e.key, bs), exists(e.name, e.rev)), puts,
+		b.mu.Lock()
+		ttl := max(e.lease.ttl, e.want)
+		b.mu.Unlock()
+		v := newValue(c, ttl, next.sum()).encode()
+		puts = append(puts, clientv3.OpPut(e.name, v, clientv3.WithIgnoreLease()))
+		resp, err := b.txn(ctx, append(b.names.unchanged(e.key, bs), exists(e.name, e.rev)), puts,
 			append(b.names.readBases(e.key), clientv3.OpGet(e.name, clientv3.WithKeysOnly())))
 		if err != nil {
 			return backend.Grant{}, backend.Unavailable(b.explain(ctx, err))
 		}
 		if resp.Succeeded {
 			b.mu.Lock()
-			e.base = next.sum()
+			e.base, e.mod = next.sum(), resp.Header.Revision
 			b.mu.Unlock()
-			b.keepBases(e.key, next)
+			b.tokens.keep(e.key, next)
 			bs = next
 			continue
 		}
 		if len(resp.Responses[2].GetResponseRange().Kvs) == 0 {
 			return backend.Grant{}, b.missing(ctx, e, c)
 		}
-		if bs, err = b.learnBases(ctx, e.key, resp.Responses); err != nil {
+		if bs, err = b.tokens.learn(ctx, e.key, resp.Responses); err != nil {
 			return backend.Grant{}, backend.Unavailable(err)
 		}
 	}

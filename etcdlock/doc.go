@@ -36,6 +36,30 @@
 // the lease does. After the process's death a lock that was not being renewed
 // may so stand for its TTL from then, and not from its last renewal.
 //
+// Who waits is on a lease of 10 s, whatever the TTL: one that dies in front of others
+// is passed by when that has ended, and one that is stopped or cut off for longer
+// queues again at the end. A lock that was waited for is granted for 9 s, and the
+// first renewal, which the engine makes at once, gives it its TTL. Until then others
+// are shown that the key is held, and in the note whose turn it is.
+//
+// # Users
+//
+// A client that is opened from a URL logs in again when its token has expired, on
+// all versions. On a client that a program brings along, that is the client
+// library's to do, which cannot on etcd before 3.5: [New]'s backend refuses
+// such a client. All keepalives of a backend go over one stream, so that they
+// are not a login each.
+//
+// # Proxies, and what is not etcd
+//
+// Opening fails with an error that names what is lacking if the store is a part of
+// etcd only, as those made for Kubernetes are (kine). etcd's grpc-proxy works; each
+// heartbeat takes half a second through it. A keepalive that is answered with less
+// than the whole TTL is no renewal.
+//
+// A single etcd of version 3.6 or 3.7 takes 7 s to end on SIGTERM while a client has
+// a stream open, as backends have for keepalives and watches.
+//
 // # Time
 //
 // etcd decides when a lock is stale, by its leader's clock; no client's clock

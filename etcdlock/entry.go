@@ -26,11 +26,15 @@ const (
 // entry is what a backend remembers of each etcd key that it may have put: as
 // long as it is remembered it is renewed, or removed, or known to be gone.
 // Otherwise the keepalives of a shared lease could keep it for good. All fields
-// are guarded by Backend.mu; those above state do not change.
+// are guarded by Backend.mu; those above lease do not change.
 type entry struct {
 	key, id, name string
-	lease         *lease
+	want          time.Duration // the TTL that was claimed, in whole seconds
 
+	lease     *lease           // the one that it is on, as far as is known
+	moving    *lease           // another that it may be on by now; see presence.go
+	on        clientv3.LeaseID // the one that it was last seen on
+	mod       int64            // its modification revision then
 	state     entryState
 	forgotten bool      // its etcd key is known to be gone
 	foreign   bool      // put by another backend; its name is not this one's
@@ -64,25 +68,26 @@ func (b *Backend) tracked(key, id string) *entry {
 }
 
 // track starts to remember an entry, before it is put under the fence returned.
-func (b *Backend) track(key, id string, l *lease) (e *entry, fence int64) {
+func (b *Backend) track(key string, c backend.Claim, l *lease) (e *entry, fence int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	name := b.places.name(b.names.queue(key), func(name string) bool { return b.byName[name] != nil })
-	return b.trackLocked(key, id, name, l), l.fence
+	return b.trackLocked(key, c.ID, name, inForce(c.TTL), l), l.fence
 }
 
 // trackForeign remembers an entry that another backend has put, for the claim
-// with the ID in its value.
+// with the ID in its value. It is to be moved to l.
 func (b *Backend) trackForeign(key, id string, l *lease, kv *mvccpb.KeyValue, base uint64) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.trackLocked(key, id, string(kv.Key), l)
+	e := b.trackLocked(key, id, string(kv.Key), l.ttl, l)
 	e.foreign, e.rev, e.base = true, kv.CreateRevision, base
+	e.seenLocked(kv)
 	return e
 }
 
-func (b *Backend) trackLocked(key, id, name string, l *lease) *entry {
-	e := &entry{key: key, id: id, name: name, lease: l}
+func (b *Backend) trackLocked(key, id, name string, want time.Duration, l *lease) *entry {
+	e := &entry{key: key, id: id, name: name, want: want, lease: l, on: l.id}
 	b.entries[e.ident()] = e
 	b.byName[name] = e
 	l.entries++
@@ -108,11 +113,29 @@ func (b *Backend) forgetLocked(e *entry) {
 	}
 	b.unscheduleLocked(e)
 	b.loss.unwatchLocked(e)
-	l := e.lease
+	b.dismissLocked(e)
+	b.leaveLocked(e.lease)
+	if e.moving != nil {
+		b.leaveLocked(e.moving)
+		e.moving = nil
+	}
+}
+
+// seenLocked takes in what a read has found of e.
+func (e *entry) seenLocked(kv *mvccpb.KeyValue) {
+	e.on, e.mod = clientv3.LeaseID(kv.Lease), kv.ModRevision
+}
+
+// dismissLocked notes that nobody waits with e any more.
+func (b *Backend) dismissLocked(e *entry) {
 	if e.waiter != nil {
 		e.waiter = nil
-		l.waiters--
+		e.lease.waiters--
 	}
+}
+
+// leaveLocked notes that l has an entry less.
+func (b *Backend) leaveLocked(l *lease) {
 	l.entries--
 	if s := b.leases[l]; l.entries == 0 && s != nil && s.lease != l {
 		delete(b.leases, l)
@@ -168,10 +191,7 @@ func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
 		if e.rev == 0 {
 			continue // it is not there
 		}
-		// An entry that another process has taken over with its grant is on
-		// that one's lease, and not ours to remove.
-		cmps := []clientv3.Cmp{exists(e.name, e.rev), clientv3.Compare(clientv3.LeaseValue(e.name), "=", e.lease.id)}
-		ops = append(ops, clientv3.OpTxn(cmps, []clientv3.Op{clientv3.OpDelete(e.name)}, nil))
+		ops = append(ops, removal(e))
 	}
 	b.mu.Unlock()
 	if len(ops) > 0 {

@@ -12,22 +12,17 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// fail says which operation on which key failed. Errors that the engine acts on
-// by themselves (a *HeldError) are not wrapped.
-func (b *Backend) fail(op, key string, err error) error {
-	if key == "" {
-		return fmt.Errorf("etcdlock: %s: %w", op, err)
-	}
-	return fmt.Errorf("etcdlock: %s %q: %w", op, key, err)
-}
+// fail is what every verb's error goes through. Operation and key are added by
+// whoever called: once, and alike for all backends.
+func (b *Backend) fail(_, _ string, err error) error { return err }
 
 // explain turns an error of etcd's client into words that say what to do, and
 // into backend.ErrUnavailable if the request may have been carried out.
-func (b *Backend) explain(ctx context.Context, err error) error {
+func (s *store) explain(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, backend.ErrUnavailable) {
 		return err
 	}
-	err, unknown := b.server().describe(ctx, err)
+	err, unknown := s.server().describe(ctx, err)
 	if unknown {
 		return backend.Unavailable(err)
 	}
@@ -40,8 +35,8 @@ type server struct {
 	user, prefix string
 }
 
-func (b *Backend) server() server {
-	return server{endpoints: b.client.Endpoints(), user: b.client.Username, prefix: b.names.prefix}
+func (s *store) server() server {
+	return server{endpoints: s.client.Endpoints(), user: s.user, prefix: s.prefix}
 }
 
 func (s server) describe(ctx context.Context, err error) (_ error, unknown bool) {
@@ -68,9 +63,10 @@ func (s server) describe(ctx context.Context, err error) (_ error, unknown bool)
 		msg = "refuses the request: it has too many others to carry out"
 	case is(err, rpctypes.ErrLeaseTTLTooLarge):
 		msg = "refuses the TTL: it is longer than etcd's leases can be"
-	case is(err, rpctypes.ErrNoLeader), is(err, rpctypes.ErrTimeout), is(err, rpctypes.ErrTimeoutDueToLeaderFail),
-		is(err, rpctypes.ErrTimeoutDueToConnectionLost), is(err, rpctypes.ErrLeaderChanged):
+	case electing(err):
 		msg, unknown = "has no quorum, or is electing a leader", true
+	case code(err) == codes.Unimplemented:
+		msg = "does not know the request: it is not etcd, or a part of it only"
 	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		code(err) == codes.DeadlineExceeded || code(err) == codes.Canceled:
 		// no answer: no quorum, a broken network, or a caller in a hurry
@@ -85,6 +81,20 @@ func (s server) describe(ctx context.Context, err error) (_ error, unknown bool)
 		err = fmt.Errorf("%w: %w", err, ce)
 	}
 	return err, unknown
+}
+
+// electing tells whether err is etcd's own word that it has no leader now.
+func electing(err error) bool {
+	return is(err, rpctypes.ErrNoLeader) || is(err, rpctypes.ErrTimeout) || is(err, rpctypes.ErrTimeoutDueToLeaderFail) ||
+		is(err, rpctypes.ErrTimeoutDueToConnectionLost) || is(err, rpctypes.ErrLeaderChanged) || proposalDropped(err)
+}
+
+// proposalDropped tells of a word of etcd's that has no code: a write came to a member
+// that had no leader just then, or to one that was giving the office to another. The
+// answer says that it was not carried out; it is not relied on, as with the others.
+func proposalDropped(err error) bool {
+	var answer interface{ GRPCStatus() *status.Status }
+	return errors.As(err, &answer) && answer.GRPCStatus().Code() == codes.Unknown && answer.GRPCStatus().Message() == "raft proposal dropped"
 }
 
 // refused tells whether err is etcd's own word that it did not carry out the

@@ -39,6 +39,7 @@ func TestDescribe(t *testing.T) {
 		{rpctypes.ErrNoLeader, true, "quorum"},
 		{rpctypes.ErrTimeout, true, "quorum"},
 		{rpctypes.ErrTimeoutDueToLeaderFail, true, "quorum"},
+		{status.Error(codes.Unknown, "raft proposal dropped"), true, "electing"},
 		{rpctypes.ErrStopped, true, "cannot be reached"},
 		{rpctypes.ErrCorrupt, true, "failed"},
 		{status.Error(codes.Unavailable, "connection refused"), true, "connection refused"},
@@ -62,6 +63,24 @@ func TestDescribe(t *testing.T) {
 	cancel(cause)
 	if err, _ := s.describe(ctx, ctx.Err()); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled context: %v", err)
+	}
+}
+
+// What etcd says while it has no leader is not the word of a store that is none.
+func TestLacks(t *testing.T) {
+	for err, want := range map[error]bool{
+		status.Error(codes.Unknown, "raft proposal dropped"):   false,
+		status.Error(codes.Unknown, "unsupported transaction"): true,
+		status.Error(codes.Unimplemented, "unknown service"):   true,
+		status.Error(codes.Unavailable, "connection refused"):  false,
+		rpctypes.ErrNoLeader:     false,
+		rpctypes.ErrGRPCTimeout:  false,
+		context.DeadlineExceeded: false,
+		fmt.Errorf("put: %w", status.Error(codes.Unknown, "raft proposal dropped")): false,
+	} {
+		if lacks(err) != want {
+			t.Errorf("%v: %v", err, !want)
+		}
 	}
 }
 

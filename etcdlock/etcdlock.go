@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp/backend"
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -25,18 +24,13 @@ type Options struct {
 	Prefix string
 }
 
-// Backend keeps locks in etcd. It implements [backend.Backend] and every
-// optional interface but [backend.Warner].
+// Backend keeps locks in etcd. Its methods may be called concurrently.
 type Backend struct {
-	client *clientv3.Client
-	owned  bool // Close closes client too
-	names  names
-	// These use the client's connection and not the client's own KV, Watcher and
-	// Lease, which a program may have wrapped in a namespace: what is sent in other
-	// ways would not be in it.
-	kv      etcdserverpb.KVClient
-	watcher clientv3.Watcher
-	lessor  clientv3.Lease
+	*store
+	owned      bool // Close closes the client too
+	names      names
+	tokens     tokens
+	keepalives keepalives
 
 	// ctx ends at Close and bounds what the backend does by itself: watches,
 	// keepalives for waiters, removal of entries that ran out.
@@ -46,8 +40,6 @@ type Backend struct {
 
 	mu       sync.Mutex
 	closed   bool
-	base     base
-	ownBases map[string]base    // by key, of those that have one
 	slots    map[int64]*slot    // by TTL in seconds
 	leases   map[*lease]*slot   // those that are current or have entries
 	orphans  []clientv3.LeaseID // leases whose making was not answered
@@ -66,13 +58,15 @@ var (
 	_ backend.BatchRenewer = (*Backend)(nil)
 	_ backend.LossNotifier = (*Backend)(nil)
 	_ backend.TokenRaiser  = (*Backend)(nil)
+	_ backend.ValueStore   = (*Backend)(nil)
 	_ backend.Prompt       = (*Backend)(nil)
 )
 
 // New returns a backend on client, which stays the caller's: Close leaves it
 // open. New sends nothing; whether etcd can be reached is seen at first use.
-// What the client's KV, Watcher and Lease have been wrapped in, such as a
-// namespace, is passed by: put a namespace into Options.Prefix. See [Owner].
+// Keys are read, written and watched through the client's KV and Watcher: if they are
+// wrapped in a namespace, so are the locks, and exclude only those of clients in the
+// same one. (Leases are in no namespace.) See [Owner].
 //
 // A client for locks should have DialKeepAliveTime set, so that a connection
 // which has silently died is replaced: seconds, well below the TTLs in use.
@@ -84,20 +78,19 @@ func New(client *clientv3.Client, opts *Options) *Backend {
 	if !strings.HasSuffix(prefix, "/") {
 		prefix += "/"
 	}
+	etcd := &store{client: client, user: client.Username, prefix: prefix}
 	b := &Backend{
-		client:   client,
-		kv:       clientv3.RetryKVClient(client),
-		watcher:  clientv3.NewWatcher(client),
-		lessor:   clientv3.NewLease(client),
-		names:    names{prefix: prefix},
-		slots:    map[int64]*slot{},
-		leases:   map[*lease]*slot{},
-		entries:  map[ident]*entry{},
-		ownBases: map[string]base{},
-		byName:   map[string]*entry{},
+		store:   etcd,
+		names:   names{prefix: prefix},
+		slots:   map[int64]*slot{},
+		leases:  map[*lease]*slot{},
+		entries: map[ident]*entry{},
+		byName:  map[string]*entry{},
 	}
 	b.places.renew()
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.tokens = tokens{store: etcd, names: b.names, own: map[string]base{}}
+	b.keepalives = keepalives{store: etcd, ctx: b.ctx, spawn: b.spawn, making: make(chan struct{}, 1)}
 	return b
 }
 
@@ -109,12 +102,13 @@ const closeTimeout = 3 * time.Second
 
 // Close stops the backend's watches and keepalives and revokes its etcd leases
 // that no lock is attached to. Locks that are still held stay so until their
-// TTL runs out. The client is closed too if backend.Open made it.
+// TTL runs out. The client is closed too if backend.Open made it. Another Close
+// does nothing.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
-		return fmt.Errorf("etcdlock: close: %w", backend.ErrClosed)
+		return nil
 	}
 	b.closed = true
 	var doomed []*entry
@@ -139,13 +133,20 @@ func (b *Backend) Close() error {
 	// removed goes with its lease, which nobody keeps alive from here on.
 	_ = b.remove(ctx, doomed)
 	b.revokeIdle(ctx)
-	// all watches have ended, and no keepalive was sent through lessor
-	_, _ = b.watcher.Close(), b.lessor.Close()
 	if !b.owned {
 		return nil
 	}
-	if err := b.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("etcdlock: close: %w", err)
+	// The client (3.7.3) waits for ever for a watch that was given up while its refusal
+	// arrived. Then that is not waited for, and the connection is closed all the same.
+	closed := make(chan error, 1)
+	go func() { closed <- b.client.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("etcdlock: close: %w", err)
+		}
+	case <-time.After(closeTimeout):
+		_ = b.client.ActiveConnection().Close()
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strconv"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -25,11 +24,8 @@ func (n names) fence(l *lease) string {
 }
 
 // unfenced holds while l's fence is the one of revision rev; 0: never written.
-func (n names) unfenced(l *lease, rev int64) *etcdserverpb.Compare {
-	return &etcdserverpb.Compare{
-		Key: []byte(n.fence(l)), Target: etcdserverpb.Compare_MOD,
-		TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: rev},
-	}
+func (n names) unfenced(l *lease, rev int64) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(n.fence(l)), "=", rev)
 }
 
 // learnFence takes in a fence that was read.
@@ -72,6 +68,7 @@ func (b *Backend) settle(ctx context.Context, es []*entry) error {
 		for i, e := range es {
 			if kvs := resp.Responses[i+1].GetResponseRange().Kvs; len(kvs) > 0 {
 				e.rev = kvs[0].CreateRevision
+				e.seenLocked(kvs[0])
 			}
 		}
 		b.mu.Unlock()

@@ -2,10 +2,8 @@ module github.com/hasplock/hasp/etcdlock
 
 go 1.26.0
 
-replace github.com/hasplock/hasp => ..
-
 require (
-	github.com/hasplock/hasp v0.0.0
+	github.com/hasplock/hasp v0.1.0
 	go.etcd.io/etcd/api/v3 v3.7.3
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.uber.org/zap v1.27.1

@@ -27,11 +27,11 @@ func (b *Backend) Inspect(ctx context.Context, key string) (backend.Record, erro
 	if len(resp.Kvs) == 0 {
 		return backend.Record{Key: key, State: backend.Free}, nil
 	}
-	rec, err := b.names.record(resp.Kvs[0], resp.Count-1)
+	rec, err := b.record(resp.Kvs[0], resp.Count-1)
 	if err != nil {
 		return backend.Record{}, b.fail(op, key, err)
 	}
-	ttl, err := b.lessor.TimeToLive(clientv3.WithRequireLeader(ctx), clientv3.LeaseID(resp.Kvs[0].Lease))
+	ttl, err := b.client.TimeToLive(clientv3.WithRequireLeader(ctx), clientv3.LeaseID(resp.Kvs[0].Lease))
 	if err != nil {
 		return backend.Record{}, b.fail(op, key, b.explain(ctx, err))
 	}
@@ -59,7 +59,7 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		if owner == nil {
 			return nil
 		}
-		rec, err := b.names.record(owner, waiting)
+		rec, err := b.record(owner, waiting)
 		if err == nil {
 			recs = append(recs, rec)
 		}
@@ -75,7 +75,7 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		for _, kv := range resp.Kvs {
 			key, ok := b.names.keyOf(string(kv.Key))
 			if !ok {
-				_, err := b.names.record(kv, 0)
+				_, err := b.record(kv, 0)
 				return nil, b.fail(op, prefix, err)
 			}
 			if owner != nil && key != last {

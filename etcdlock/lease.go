@@ -4,9 +4,11 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,6 +56,12 @@ type slot struct {
 	making chan struct{}
 
 	lease *lease // guarded by Backend.mu
+}
+
+func (l *lease) isDead() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead
 }
 
 func (l *lease) stopTimers() {
@@ -217,12 +225,14 @@ func (b *Backend) freshen(ctx context.Context, l *lease) error {
 		l.mu.Unlock()
 
 		start := time.Now()
-		ttl, err := b.keepAlive(ctx, l.id)
+		ttl, err := b.keepalives.send(ctx, l.id)
+		full := int64((l.ttl + slack) / time.Second)
+		renewed := err == nil && ttl >= full
 
 		l.mu.Lock()
 		l.busy = nil
 		close(busy)
-		if err == nil && ttl > 0 {
+		if renewed {
 			l.alive = start
 		}
 		l.mu.Unlock()
@@ -232,6 +242,10 @@ func (b *Backend) freshen(ctx context.Context, l *lease) error {
 		case ttl <= 0:
 			b.died(l)
 			return errLeaseGone
+		case !renewed:
+			// A proxy may answer with what is left since a keepalive of its own.
+			return backend.Unavailable(fmt.Errorf("etcd at %s answered a keepalive with %d s of a lease of %d s: it was not renewed (is a proxy in between?)",
+				strings.Join(b.client.Endpoints(), ", "), ttl, full))
 		}
 		return nil
 	}
@@ -264,32 +278,6 @@ func (b *Backend) died(l *lease) {
 			e.waiter.signal()
 		}
 	}
-}
-
-// keepAlive sends one keepalive. clientv3's KeepAliveOnce is not used because
-// it repeats without a pause while etcd cannot be reached, and its KeepAlive not
-// because the engine decides when a heartbeat is due.
-func (b *Backend) keepAlive(ctx context.Context, id clientv3.LeaseID) (ttl int64, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err = b.withLeader(ctx, func(ctx context.Context) error {
-		stream, err := etcdserverpb.NewLeaseClient(b.client.ActiveConnection()).LeaseKeepAlive(ctx)
-		if err != nil {
-			return err
-		}
-		// If this fails, the reason is what the stream ended with.
-		_ = stream.Send(&etcdserverpb.LeaseKeepAliveRequest{ID: int64(id)})
-		resp, err := stream.Recv()
-		if err != nil {
-			return err
-		}
-		ttl = resp.TTL
-		return stream.CloseSend()
-	})
-	if is(err, rpctypes.ErrLeaseNotFound) {
-		return 0, nil
-	}
-	return ttl, err
 }
 
 // keepLocked keeps l alive while entries wait on it: the engine sends heartbeats
@@ -329,17 +317,17 @@ func (b *Backend) revokeIdle(ctx context.Context) {
 	b.mu.Unlock()
 	for _, id := range orphans {
 		// most of them were never granted
-		_, _ = b.lessor.Revoke(ctx, id)
+		_, _ = b.client.Revoke(ctx, id)
 	}
 	for l, used := range used {
 		if used {
-			resp, err := b.lessor.TimeToLive(ctx, l.id, clientv3.WithAttachedKeys())
+			resp, err := b.client.TimeToLive(ctx, l.id, clientv3.WithAttachedKeys())
 			fence := b.names.fence(l)
 			if err != nil || slices.ContainsFunc(resp.Keys, func(k []byte) bool { return string(k) != fence }) {
 				continue
 			}
 		}
 		// what cannot be revoked ends with its TTL
-		_, _ = b.lessor.Revoke(ctx, l.id)
+		_, _ = b.client.Revoke(ctx, l.id)
 	}
 }

@@ -182,8 +182,10 @@ func (b *Backend) runWatch(ctx context.Context, lo, end string, from int64) {
 func (b *Backend) follow(ctx context.Context, lo, end string, from int64) (answered bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for resp := range b.watcher.Watch(ctx, lo, clientv3.WithRange(end), clientv3.WithRev(from), clientv3.WithFilterPut()) {
-		if resp.Err() != nil {
+	ctx, stream := b.watchStream(ctx)
+	for resp := range b.client.Watch(ctx, lo, clientv3.WithRange(end), clientv3.WithRev(from), clientv3.WithFilterPut()) {
+		if err := resp.Err(); err != nil {
+			b.watchRefused(stream, err)
 			return answered
 		}
 		answered = true

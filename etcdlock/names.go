@@ -1,7 +1,6 @@
 package etcdlock
 
 import (
-	"bytes"
 	"crypto/rand"
 	"strconv"
 	"strings"
@@ -19,9 +18,10 @@ const separator = "\t"
 // names maps locks to etcd keys:
 //
 //	<prefix>lock/<key> TAB <place>   one entry for the holder and each waiter
-//	<prefix>token-base               the base of all tokens; see token.go
+//	<prefix>token-base               the base of all tokens; see tokens.go
 //	<prefix>token-base/<key>         that of one key, if it needs its own
 //	<prefix>fence/<lease ID>         see fence.go
+//	<prefix>value/<key>              the value beside a lock; see value.go
 //
 // A place is the backend's own and is used again and again: see places. The
 // claim's ID would be the obvious name for its entry, and was tried: etcd keeps
@@ -45,14 +45,6 @@ func (n names) keyOf(name string) (key string, ok bool) {
 	}
 	key, place, ok := strings.Cut(rest, separator)
 	return key, ok && key != "" && place != ""
-}
-
-// queueRange is the range of the entries of one key.
-func (n names) queueRange(key string) (start, end []byte) {
-	start = []byte(n.queue(key))
-	end = bytes.Clone(start)
-	end[len(end)-1]++ // the separator
-	return start, end
 }
 
 // owner reads the entry that holds key: the oldest.

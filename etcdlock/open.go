@@ -44,25 +44,72 @@ func open(ctx context.Context, u *url.URL) (backend.Backend, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.dialTimeout)
 	defer cancel()
+	return openConfig(ctx, cfg)
+}
 
+func openConfig(ctx context.Context, cfg config) (backend.Backend, error) {
 	if err := probe(ctx, cfg.client); err != nil {
 		return nil, err
 	}
-	if dl, ok := ctx.Deadline(); ok {
-		cfg.client.DialTimeout = time.Until(dl) // bounds the login
-	}
-	client, err := clientv3.New(cfg.client)
+	b, err := cfg.connect(ctx)
 	if err != nil {
-		err, _ := server{cfg.client.Endpoints, cfg.client.Username, cfg.prefix}.describe(ctx, err)
 		return nil, err
 	}
-	b := New(client, &Options{Prefix: cfg.prefix})
-	b.owned = true
-	// A linearizable read: it needs a quorum, and permission for the prefix.
-	if _, err := b.askBases(ctx, ""); err != nil {
+	if err := b.examineElected(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
+}
+
+// connect makes the client, and logs in if there is a user.
+func (cfg config) connect(ctx context.Context) (*Backend, error) {
+	if dl, ok := ctx.Deadline(); ok {
+		cfg.client.DialTimeout = time.Until(dl) // bounds the login
+	}
+	var users *login
+	srv := server{cfg.client.Endpoints, cfg.client.Username, cfg.prefix}
+	if srv.user != "" {
+		users = newLogin(srv.user, cfg.client.Password)
+		cfg.client.Username, cfg.client.Password = "", ""
+		cfg.client.DialOptions = append(cfg.client.DialOptions, users.dialOptions()...)
+	}
+	client, err := clientv3.New(cfg.client)
+	if err == nil && users != nil {
+		if err = users.renew(ctx, client.ActiveConnection(), ""); err != nil {
+			_ = client.Close() // there is something more important to say
+		}
+	}
+	if err != nil {
+		err, _ := srv.describe(ctx, err)
+		return nil, err
+	}
+	b := New(client, &Options{Prefix: cfg.prefix})
+	b.owned, b.user, b.login = true, srv.user, users
+	return b, nil
+}
+
+// examineElected examines the store, and again while it says that it has no leader: that
+// passes with the election, which takes a second or two. It ends with ctx, at
+// openTimeout by default, which is Acquire's patience too.
+func (b *Backend) examineElected(ctx context.Context) error {
+	var before error // what the store said last
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := b.examine(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && before != nil:
+			return before // it says more than that time ran out
+		case !electing(err):
+			return err
+		}
+		before = err
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return before
+		}
+	}
 }
 
 // probe returns once an endpoint answers, whatever it says, and otherwise an

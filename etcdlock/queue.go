@@ -227,7 +227,8 @@ func (w *waiter) search(ctx context.Context) (before preceding, err error) {
 func (w *waiter) follow(ctx context.Context, before preceding) (gone bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := w.b.watcher.Watch(ctx, before.name, clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
+	ctx, stream := w.b.watchStream(ctx)
+	events := w.b.client.Watch(ctx, before.name, clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
 	for {
 		select {
 		case resp, ok := <-events:
@@ -235,6 +236,7 @@ func (w *waiter) follow(ctx context.Context, before preceding) (gone bool, err e
 			case !ok:
 				return false, context.Canceled // the watch broke, or ctx ended
 			case resp.Err() != nil:
+				w.b.watchRefused(stream, resp.Err())
 				return false, resp.Err()
 			case len(resp.Events) > 0:
 				return true, nil
@@ -276,8 +278,7 @@ func (w *waiter) stop(ctx context.Context, granted bool) error {
 		return nil
 	}
 	if e.waiter == w {
-		e.waiter = nil
-		e.lease.waiters--
+		b.dismissLocked(e)
 	}
 	keep := granted && e.state == held
 	if !keep {

@@ -20,9 +20,10 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	}
 	b.mu.Lock()
 	e := b.entries[ident{g.Key, g.ID}]
-	var leaving, ours bool
+	var leaving, ours, foreign bool
 	if e != nil {
 		leaving = e.leaving
+		foreign = e.foreign && e.state == held
 		ours = !e.foreign && e.rev != 0 && e.state == held
 		// OnLoss has nothing to say about what its holder gives up
 		e.leaving = true
@@ -34,6 +35,8 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	switch {
 	case ours:
 		freed, err = b.deleteByName(ctx, e)
+	case foreign:
+		freed, err = b.deleteExact(ctx, e.name, e.rev)
 	case e != nil:
 		// It waits, ran out, or was never answered; see fence.go.
 		err = b.remove(ctx, []*entry{e})
@@ -100,14 +103,22 @@ func (b *Backend) deleteByID(ctx context.Context, g backend.Grant) (freed bool, 
 		if v, err := decode(kv); err != nil || v.ID != g.ID {
 			continue
 		}
-		txn, err := b.txn(ctx, cmps{exists(string(kv.Key), kv.CreateRevision)},
-			ops{clientv3.OpDelete(string(kv.Key))}, nil)
+		deleted, err := b.deleteExact(ctx, string(kv.Key), kv.CreateRevision)
 		if err != nil {
-			return false, b.explain(ctx, err)
+			return false, err
 		}
-		freed = freed || txn.Succeeded
+		freed = freed || deleted
 	}
 	return freed, nil
+}
+
+// deleteExact frees the entry that was put at rev, whichever backend's lease it is on.
+func (b *Backend) deleteExact(ctx context.Context, name string, rev int64) (freed bool, err error) {
+	txn, err := b.txn(ctx, cmps{exists(name, rev)}, ops{clientv3.OpDelete(name)}, nil)
+	if err != nil {
+		return false, b.explain(ctx, err)
+	}
+	return txn.Succeeded, nil
 }
 
 // condemnLater leaves a little time for a repeated Release before the reaper
@@ -139,7 +150,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			return b.fail(op, key, backend.ErrNotHeld)
 		}
 		kv := resp.Kvs[0]
-		rec, err := b.names.record(kv, resp.Count-1)
+		rec, err := b.record(kv, resp.Count-1)
 		if err != nil {
 			return b.fail(op, key, err)
 		}

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -39,16 +40,16 @@ func (b *Backend) RenewAll(ctx context.Context, gs []backend.Grant) []backend.Re
 			out[i].Err = closed
 			continue
 		}
-		e, err := b.entryOf(ctx, g)
+		e, l, err := b.entryOf(ctx, g)
 		if err != nil {
 			out[i].Err = b.fail(op, g.Key, err)
 			continue
 		}
-		rs := byLease[e.lease]
+		rs := byLease[l]
 		if rs == nil {
 			rs = make([]renewal, 0, len(gs)-i)
 		}
-		byLease[e.lease] = append(rs, renewal{i, e})
+		byLease[l] = append(rs, renewal{i, e})
 	}
 	for l, rs := range byLease {
 		err := b.freshen(ctx, l)
@@ -58,13 +59,41 @@ func (b *Backend) RenewAll(ctx context.Context, gs []backend.Grant) []backend.Re
 			}
 			continue
 		}
-		for len(rs) > 0 {
-			n := min(len(rs), maxOps)
-			b.renewSome(ctx, gs, out, rs[:n], err)
-			rs = rs[n:]
+		var waited []renewal
+		if err == nil {
+			rs, waited = b.part(rs, l)
+		}
+		for some := range slices.Chunk(rs, maxOps) {
+			missing, lookErr := b.look(ctx, some)
+			b.renewSome(gs, out, some, missing, lookErr, err)
+		}
+		for some := range slices.Chunk(waited, maxOps/2) { // each is compared twice
+			es := make([]*entry, len(some))
+			for j, r := range some {
+				es[j] = r.e
+			}
+			missing, moveErr := b.move(ctx, es, l)
+			b.renewSome(gs, out, some, missing, moveErr, nil)
 		}
 	}
 	return out
+}
+
+// part takes those out of rs that are not on l yet.
+func (b *Backend) part(rs []renewal, l *lease) (on, off []renewal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.ContainsFunc(rs, func(r renewal) bool { return r.e.on != l.id }) {
+		return rs, nil
+	}
+	for _, r := range rs {
+		if r.e.on == l.id {
+			on = append(on, r)
+		} else {
+			off = append(off, r)
+		}
+	}
+	return on, off
 }
 
 // renewal is grant number i of a batch.
@@ -73,11 +102,10 @@ type renewal struct {
 	e *entry
 }
 
-// renewSome looks whether the entries are there and fills in out. kept is what
-// the keepalive of their lease came to.
-func (b *Backend) renewSome(ctx context.Context, gs []backend.Grant, out []backend.Renewal, rs []renewal, kept error) {
+// renewSome fills in out. missing and err are what was seen of the entries, kept is
+// what the keepalive of their lease came to.
+func (b *Backend) renewSome(gs []backend.Grant, out []backend.Renewal, rs []renewal, missing []bool, err, kept error) {
 	const op = "renew"
-	missing, err := b.look(ctx, rs)
 	var lost []*entry
 	b.mu.Lock()
 	now := time.Now() // here, or an entry granted meanwhile could be due after these
@@ -139,91 +167,108 @@ func (b *Backend) look(ctx context.Context, rs []renewal) (missing []bool, err e
 	return missing, nil
 }
 
-// allExist tells whether all of at most maxOps entries are there. The request is
-// built by hand, a few allocations for all comparisons together: this is most of
-// what renewing a hundred thousand locks costs.
+// allExist tells whether all of at most maxOps entries are there.
 func (b *Backend) allExist(ctx context.Context, rs []renewal) (bool, error) {
-	cmps := make([]etcdserverpb.Compare, len(rs))
-	revs := make([]etcdserverpb.Compare_CreateRevision, len(rs))
-	req := &etcdserverpb.TxnRequest{Compare: make([]*etcdserverpb.Compare, len(rs))}
-	size := 0
-	for _, r := range rs {
-		size += len(r.e.name)
-	}
-	names := make([]byte, 0, size)
+	there := make(cmps, len(rs))
 	for j, r := range rs {
-		names = append(names, r.e.name...)
-		revs[j].CreateRevision = r.e.rev
-		c := &cmps[j]
-		c.Target, c.Result = etcdserverpb.Compare_CREATE, etcdserverpb.Compare_EQUAL
-		c.Key, c.TargetUnion = names[len(names)-len(r.e.name):], &revs[j]
-		req.Compare[j] = c
+		there[j] = exists(r.e.name, r.e.rev)
 	}
 	// A transaction without any operation would be answered from whatever state
 	// the member has; one read makes it linearizable.
-	req.Success = []*etcdserverpb.RequestOp{read(&etcdserverpb.RangeRequest{Key: []byte(b.names.base()), CountOnly: true})}
-	req.Failure = req.Success
-	resp, err := b.send(ctx, req)
+	read := ops{clientv3.OpGet(b.names.base(), clientv3.WithCountOnly())}
+	resp, err := b.txn(ctx, there, read, read)
 	if err != nil {
 		return false, err
 	}
 	return resp.Succeeded, nil
 }
 
-// entryOf finds the entry of a grant. One that this backend does not know,
-// because the grant came from another, is looked up and moved to a lease of
-// this one: only its own may be kept alive.
-func (b *Backend) entryOf(ctx context.Context, g backend.Grant) (*entry, error) {
+// entryOf finds the entry of a grant, and the lease that it is to be renewed on.
+// One that this backend does not know, because the grant came from another, is
+// looked up: only a lease of this one may be kept alive.
+func (b *Backend) entryOf(ctx context.Context, g backend.Grant) (*entry, *lease, error) {
 	b.mu.Lock()
 	e := b.entries[ident{g.Key, g.ID}]
+	var state entryState
+	var l *lease
+	var rev int64
+	if e != nil {
+		state, l, rev = e.state, e.lease, e.rev
+		if e.moving != nil || l.ttl < e.want {
+			l = nil
+		}
+	}
 	gone := e == nil && b.released.has(ident{g.Key, g.ID})
 	b.mu.Unlock()
 	switch {
-	case e != nil && e.state == held:
-		if st, ok := g.State.(grantState); ok && st.rev != e.rev {
-			return nil, errGone
+	case e != nil && state == held:
+		if st, ok := g.State.(grantState); ok && st.rev != rev {
+			return nil, nil, errGone
 		}
-		return e, nil
-	case e != nil && e.state == expired, gone:
-		return nil, errGone
+		if l == nil {
+			var err error
+			if l, err = b.home(ctx, e); err != nil {
+				return nil, nil, backend.Unavailable(err)
+			}
+		}
+		return e, l, nil
+	case e != nil && state == expired, gone:
+		return nil, nil, errGone
 	case e != nil:
-		return nil, fmt.Errorf("%w: the claim waits and holds nothing", backend.ErrLost)
+		return nil, nil, fmt.Errorf("%w: the claim waits and holds nothing", backend.ErrLost)
 	}
+	e, err := b.adoptGrant(ctx, g)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e, e.lease, nil
+}
+
+// adoptGrant remembers the entry of a grant that another backend made.
+func (b *Backend) adoptGrant(ctx context.Context, g backend.Grant) (*entry, error) {
 	if err := backend.ValidateKey(g.Key); err != nil {
 		return nil, err
 	}
 	if g.TTL <= 0 {
 		return nil, fmt.Errorf("%w: the grant has no TTL", backend.ErrLost)
 	}
-	resp, err := b.get(ctx, b.names.queue(g.Key), clientv3.WithFirstCreate()...)
+	kv, v, err := b.heldEntry(ctx, g)
 	if err != nil {
-		return nil, backend.Unavailable(b.explain(ctx, err))
-	}
-	if len(resp.Kvs) == 0 {
-		return nil, errGone
-	}
-	kv := resp.Kvs[0]
-	v, err := decode(kv)
-	if err != nil || v.ID != g.ID {
-		return nil, errGone // it is another's
+		return nil, err
 	}
 	token, err := tokenOf(v.Base, kv.CreateRevision)
-	if err != nil || g.Token != 0 && token != g.Token {
+	if err != nil {
 		return nil, errGone
 	}
-	l, err := b.current(ctx, b.slotFor(g.TTL))
+	// the TTL in its value, if the grant is one of those that are short at first
+	l, err := b.current(ctx, b.slotFor(max(g.TTL, v.ttl())))
 	if err != nil {
 		return nil, backend.Unavailable(err)
 	}
-	e = b.trackForeign(g.Key, g.ID, l, kv, v.Base)
-	if err := b.moveHere(ctx, e); err != nil {
-		if errors.Is(err, errAgain) {
-			return nil, errGone
-		}
-		return nil, err
-	}
+	e := b.trackForeign(g.Key, g.ID, l, kv, v.Base)
 	if _, err := b.granted(e, backend.Claim{Holder: g.Holder}, token); err != nil {
 		return nil, errGone
 	}
 	return e, nil
+}
+
+// heldEntry reads the entry by which g holds its key.
+func (b *Backend) heldEntry(ctx context.Context, g backend.Grant) (*mvccpb.KeyValue, value, error) {
+	resp, err := b.get(ctx, b.names.queue(g.Key), clientv3.WithFirstCreate()...)
+	if err != nil {
+		return nil, value{}, backend.Unavailable(b.explain(ctx, err))
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, value{}, errGone
+	}
+	kv := resp.Kvs[0]
+	v, err := decode(kv)
+	if err != nil || v.ID != g.ID {
+		return nil, value{}, errGone // it is another's
+	}
+	token, err := tokenOf(v.Base, kv.CreateRevision)
+	if err != nil || g.Token != 0 && token != g.Token {
+		return nil, value{}, errGone
+	}
+	return kv, v, nil
 }

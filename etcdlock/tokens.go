@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -38,6 +39,16 @@ type base struct {
 	// read yet. Transactions compare it, and not its revision: after a wipe
 	// another base may stand there that was written at the same revision.
 	text string
+}
+
+// tokens has the bases of a store's keys, as last read.
+type tokens struct {
+	*store
+	names names
+
+	mu  sync.Mutex
+	all base
+	own map[string]base // by key, of those that have one
 }
 
 // ahead is how far beyond this host's clock the base for all keys may be raised.
@@ -87,55 +98,52 @@ func (bs bases) floor() uint64 { return max(bs.all.floor, bs.own.floor) }
 func (n names) ownBase(key string) string { return n.base() + "/" + key }
 
 // unchanged holds while the store has the bases that this backend knows.
-func (n names) unchanged(key string, bs bases) []*etcdserverpb.Compare {
-	cs := append(make([]*etcdserverpb.Compare, 0, 4), valueIs(n.base(), bs.all.text))
+func (n names) unchanged(key string, bs bases) cmps {
+	cs := cmps{clientv3.Compare(clientv3.Value(n.base()), "=", bs.all.text)}
 	switch {
 	case bs.own.text != "":
-		cs = append(cs, valueIs(n.ownBase(key), bs.own.text))
+		cs = append(cs, clientv3.Compare(clientv3.Value(n.ownBase(key)), "=", bs.own.text))
 	case bs.all.keyed:
-		cs = append(cs, createdAt(n.ownBase(key), 0))
+		cs = append(cs, exists(n.ownBase(key), 0)) // there is none
 	}
 	return cs
 }
 
-// basesAre is unchanged for the client library's transactions.
-func (n names) basesAre(key string, bs bases) []clientv3.Cmp {
-	var cs cmps
-	for _, c := range n.unchanged(key, bs) {
-		cs = append(cs, clientv3.FromCompare(c))
-	}
-	return cs
-}
-
-// readBases is what learnBases takes in.
+// readBases is what learn takes in.
 func (n names) readBases(key string) []clientv3.Op {
 	return ops{clientv3.OpGet(n.base()), clientv3.OpGet(n.ownBase(key))}
 }
 
-// knownBases returns key's bases as last read, asking the store the first time.
-func (b *Backend) knownBases(ctx context.Context, key string) (bases, error) {
-	b.mu.Lock()
-	bs := bases{all: b.base, own: b.ownBases[key]}
-	b.mu.Unlock()
+// known returns key's bases as last read, asking the store the first time.
+func (t *tokens) known(ctx context.Context, key string) (bases, error) {
+	t.mu.Lock()
+	bs := bases{all: t.all, own: t.own[key]}
+	t.mu.Unlock()
 	if bs.all.text != "" {
 		return bs, nil
 	}
-	return b.askBases(ctx, key)
+	return t.ask(ctx, key)
 }
 
-func (b *Backend) askBases(ctx context.Context, key string) (bases, error) {
-	resp, err := b.txn(ctx, nil, b.names.readBases(key), nil)
-	if err != nil {
-		return bases{}, b.explain(ctx, err)
+func (t *tokens) ask(ctx context.Context, key string) (bases, error) {
+	if err := t.checkLogin(ctx); err != nil {
+		return bases{}, err
 	}
-	return b.learnBases(ctx, key, resp.Responses)
+	resp, err := t.txn(ctx, nil, t.names.readBases(key), nil)
+	switch {
+	case lacks(err): // it was only a read
+		return bases{}, t.incomplete("transactions", err)
+	case err != nil:
+		return bases{}, t.explain(ctx, err)
+	}
+	return t.learn(ctx, key, resp.Responses)
 }
 
-// learnBases takes in what readBases has read, and writes the first base if
+// learn takes in what readBases has read, and writes the first base if
 // there is none.
-func (b *Backend) learnBases(ctx context.Context, key string, read []*etcdserverpb.ResponseOp) (bs bases, err error) {
+func (t *tokens) learn(ctx context.Context, key string, read []*etcdserverpb.ResponseOp) (bs bases, err error) {
 	if kvs := read[0].GetResponseRange().Kvs; len(kvs) == 0 {
-		bs.all, err = b.firstBase(ctx)
+		bs.all, err = t.first(ctx)
 	} else {
 		bs.all, err = decodeBase(kvs[0])
 	}
@@ -145,33 +153,40 @@ func (b *Backend) learnBases(ctx context.Context, key string, read []*etcdserver
 	if err != nil {
 		return bases{}, err
 	}
-	b.keepBases(key, bs)
+	t.keep(key, bs)
 	return bs, nil
 }
 
-func (b *Backend) keepBases(key string, bs bases) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.base = bs.all
+// wrote tells whether there is a base, as far as is known.
+func (t *tokens) wrote() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all.text != ""
+}
+
+func (t *tokens) keep(key string, bs bases) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all = bs.all
 	if bs.own.text != "" {
-		b.ownBases[key] = bs.own
+		t.own[key] = bs.own
 	} else {
-		delete(b.ownBases, key)
+		delete(t.own, key)
 	}
 }
 
-// firstBase writes the base of a store that has none, because it is new or was
+// first writes the base of a store that has none, because it is new or was
 // wiped. Starting from 0 would repeat every token after a wipe.
-func (b *Backend) firstBase(ctx context.Context) (base, error) {
-	b.mu.Lock()
-	last := b.base
-	b.mu.Unlock()
+func (t *tokens) first(ctx context.Context) (base, error) {
+	t.mu.Lock()
+	last := t.all
+	t.mu.Unlock()
 	first := base{sum: max(micros(2*ahead), last.sum), floor: last.floor}.encode()
-	name := b.names.base()
-	resp, err := b.txn(ctx, cmps{clientv3.Compare(clientv3.CreateRevision(name), "=", 0)},
+	name := t.names.base()
+	resp, err := t.txn(ctx, cmps{clientv3.Compare(clientv3.CreateRevision(name), "=", 0)},
 		ops{clientv3.OpPut(name, first.text)}, ops{clientv3.OpGet(name)})
 	if err != nil {
-		return base{}, b.explain(ctx, err)
+		return base{}, t.explain(ctx, err)
 	}
 	if !resp.Succeeded {
 		return decodeBase(resp.Responses[0].GetResponseRange().Kvs[0])
@@ -186,7 +201,7 @@ func micros(forward time.Duration) uint64 {
 
 // lift returns key's bases under which an entry that was created at rev gets a
 // token above floor, and what writes them. With rev 0 only the floor is raised.
-func (b *Backend) lift(key string, bs bases, rev int64, floor uint64) (bases, []clientv3.Op, error) {
+func (t *tokens) lift(key string, bs bases, rev int64, floor uint64) (bases, []clientv3.Op, error) {
 	if floor == math.MaxUint64 {
 		return bases{}, nil, backend.ErrTokensExhausted
 	}
@@ -196,14 +211,14 @@ func (b *Backend) lift(key string, bs bases, rev int64, floor uint64) (bases, []
 	}
 	if floor <= micros(ahead) {
 		bs.all = base{sum: max(bs.all.sum, need), floor: max(bs.all.floor, floor), keyed: bs.all.keyed}.encode()
-		return bs, ops{clientv3.OpPut(b.names.base(), bs.all.text)}, nil
+		return bs, ops{clientv3.OpPut(t.names.base(), bs.all.text)}, nil
 	}
 	bs.own = base{sum: max(bs.sum(), need), floor: max(bs.own.floor, floor)}.encode()
-	puts := ops{clientv3.OpPut(b.names.ownBase(key), bs.own.text)}
+	puts := ops{clientv3.OpPut(t.names.ownBase(key), bs.own.text)}
 	if !bs.all.keyed {
 		bs.all.keyed = true
 		bs.all = bs.all.encode()
-		puts = append(puts, clientv3.OpPut(b.names.base(), bs.all.text))
+		puts = append(puts, clientv3.OpPut(t.names.base(), bs.all.text))
 	}
 	return bs, puts, nil
 }
@@ -218,28 +233,32 @@ func (b *Backend) RaiseToken(ctx context.Context, key string, floor uint64) erro
 	if err := b.enter(op, key); err != nil {
 		return err
 	}
-	bs, err := b.askBases(ctx, key)
+	return b.fail(op, key, b.tokens.raise(ctx, key, floor))
+}
+
+func (t *tokens) raise(ctx context.Context, key string, floor uint64) error {
+	bs, err := t.ask(ctx, key)
 	for {
 		if err != nil {
-			return b.fail(op, key, err)
+			return err
 		}
 		if bs.floor() >= floor {
 			return nil
 		}
-		next, puts, err := b.lift(key, bs, 0, floor)
+		next, puts, err := t.lift(key, bs, 0, floor)
 		if err != nil {
-			return b.fail(op, key, err)
+			return err
 		}
-		resp, err := b.txn(ctx, b.names.basesAre(key, bs), puts, b.names.readBases(key))
+		resp, err := t.txn(ctx, t.names.unchanged(key, bs), puts, t.names.readBases(key))
 		if err != nil {
-			return b.fail(op, key, b.explain(ctx, err))
+			return t.explain(ctx, err)
 		}
 		if resp.Succeeded {
-			b.keepBases(key, next)
+			t.keep(key, next)
 			return nil
 		}
-		if bs, err = b.learnBases(ctx, key, resp.Responses); err != nil {
-			return b.fail(op, key, err)
+		if bs, err = t.learn(ctx, key, resp.Responses); err != nil {
+			return err
 		}
 	}
 }
