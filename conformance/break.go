@@ -10,6 +10,8 @@ import (
 
 var breakRules = []Rule{
 	{ID: "break-frees", Statement: "Break with the holder's token frees the key at once", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakFrees},
+	{ID: "break-stale", Statement: "Break of a stale holder frees its key for good: it cannot renew, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"stale-after-ttl", "renew-after-break"}, run: breakStale},
+	{ID: "release-after-break", Statement: "a holder that was broken is told ErrLost by its Release, also when nobody has taken the key since", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: releaseAfterBreak},
 	{ID: "break-exact", Statement: "Break with any token but the present holder's changes nothing and says who holds the key, or that nobody does", needs: []backend.Capability{backend.CapBreak}, run: breakExact},
 	{ID: "break-tells", Statement: "a holder that was broken learns of it at its next heartbeat, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakTells},
 	{ID: "loss-notified", Statement: "a holder that was broken is told at once, not at its next heartbeat", needs: []backend.Capability{backend.CapBreak, backend.CapLossNotify}, rests: []string{"release-spares-successor"}, run: lossNotified},
@@ -36,12 +38,44 @@ func breakFrees(x *trial) {
 		}
 		x.stillHolds(a, next, "the broken holder's Release")
 	}
-	stale := x.holdSilently(a, x.key(), x.ttl())
-	x.sleep(stale.TTL + x.cfg.Slack)
-	if err := backend.Break(x.ctx, b, stale.Key, stale.Token); err != nil && !errors.Is(err, backend.ErrNotHeld) {
-		x.failf("Break of a stale key gave %q", err)
+}
+
+// breakStale breaks the one of two stale holders through another's client and the
+// other through its own.
+func breakStale(x *trial) {
+	a, b := x.client(), x.client()
+	held := []silent{x.holdSilently(a, x.key(), x.ttl()), x.holdSilently(a, x.key(), x.ttl())}
+	x.sleep(time.Until(held[1].answered.Add(held[1].TTL + x.cfg.Slack)))
+	for i, by := range []backend.Backend{b, a} {
+		s := held[i]
+		if err := backend.Break(x.ctx, by, s.Key, s.Token); err != nil && !errors.Is(err, backend.ErrNotHeld) {
+			x.failf("Break of a stale key gave %q", err)
+		}
+		x.isFree(b, s.Key, "Break of a stale key")
+		if _, err := a.Renew(x.ctx, s.Grant); !errors.Is(err, backend.ErrLost) {
+			x.failf("Renew after Break, which found its holder stale, gave %v and not ErrLost", err)
+		}
+		x.isFree(b, s.Key, "Renew of a stale grant that was broken")
+		g := x.acquire(b, s.Key, x.long())
+		if err := a.Release(x.ctx, s.Grant); !errors.Is(err, backend.ErrLost) {
+			x.restf("release-spares-successor", "a late Release gave %v and not ErrLost", err)
+		}
+		x.stillHolds(a, g, "all that")
 	}
-	x.isFree(b, stale.Key, "Break of a stale key")
+}
+
+func releaseAfterBreak(x *trial) {
+	a, b := x.client(), x.client()
+	for _, by := range []backend.Backend{b, a} {
+		g := x.acquire(a, x.key(), x.long())
+		x.breakKey(by, g)
+		for range 2 {
+			if err := a.Release(x.ctx, g); !errors.Is(err, backend.ErrLost) {
+				x.failf("Release by a holder that was broken, when nobody had taken the key, gave %v and not ErrLost", err)
+			}
+		}
+		x.isFree(b, g.Key, "the Release of a broken holder")
+	}
 }
 
 func breakExact(x *trial) {

@@ -9,6 +9,7 @@ import (
 
 var closingRules = []Rule{
 	{ID: "closed", Statement: "every call after Close gives ErrClosed, and other clients are not disturbed", run: closed},
+	{ID: "close-twice", Statement: "a second Close does nothing, and is no error", run: closeTwice},
 	{ID: "close-keeps-locks", Statement: "Close does not release locks: what its client held is held until its TTL, and then taken over", run: closeKeepsLocks},
 }
 
@@ -52,13 +53,24 @@ func closed(x *trial) {
 			check("RenewAll", one.Err)
 		}
 	}
-	if err := a.Close(); err != nil && !errors.Is(err, backend.ErrClosed) {
-		x.failf("a second Close gave %q", err)
-	}
 	if _, err := b.Renew(x.ctx, other); err != nil {
 		x.failf("after another client's Close Renew gave %q", err)
 	}
 	x.stillHolds(b, other, "another client's Close")
+}
+
+func closeTwice(x *trial) {
+	a, b := x.client(), x.client()
+	other := x.acquire(b, x.key(), x.long())
+	if err := a.Close(); err != nil {
+		x.failf("Close gave %q", err)
+	}
+	for range 2 {
+		if err := a.Close(); err != nil {
+			x.failf("another Close gave %q", err)
+		}
+	}
+	x.stillHolds(b, other, "another client's second Close")
 }
 
 func closeKeepsLocks(x *trial) {

@@ -134,5 +134,5 @@ func (c *Config) checkLacks(caps []backend.Capability) error {
 // AllCapabilities are those that package backend knows.
 var AllCapabilities = []backend.Capability{
 	backend.CapWatch, backend.CapBreak, backend.CapList,
-	backend.CapBatchRenew, backend.CapLossNotify, backend.CapRaiseToken,
+	backend.CapBatchRenew, backend.CapLossNotify, backend.CapRaiseToken, backend.CapValues,
 }

@@ -17,6 +17,7 @@ var contextRules = []Rule{
 	{ID: "cancel-prompt", Statement: "an Acquire that is cancelled returns at once, with the context's error and the holder last seen", run: cancelPrompt},
 	{ID: "cancel-leaves-nothing", Statement: "a waiter that was cancelled leaves nothing behind: the key is there for the next claim", rests: []string{"wait-watch-stopped"}, run: cancelLeavesNothing},
 	{ID: "cancel-in-flight", Statement: "an attempt that is cancelled at any moment, and then withdrawn, does not hold the key", rests: []string{"withdraw"}, run: cancelInFlight},
+	{ID: "error-definite", Statement: "an attempt whose error is neither ErrUnavailable nor its context's does not hold the key", phase: first, run: errorDefinite},
 	{ID: "deadline-error", Statement: "an attempt that was refused or withdrawn by its context says so with ErrUnavailable or the context's error, never with another's", rests: []string{"withdraw", "cancel-in-flight"}, run: deadlineError},
 }
 
@@ -126,12 +127,92 @@ func cancelInFlight(x *trial) {
 		}
 		x.release(b, next)
 	}
-	x.notef("%d of %d attempts were cancelled before they had succeeded", cancelled, rounds)
+	// and at each point at which it looks
+	tripped := 0
+	for n := range 24 {
+		ctx := tripAt(x.ctx, n/2+1)
+		c := x.claim(x.long())
+		g, err := a.Acquire(ctx, key, c)
+		if ctx.end() {
+			tripped++
+		}
+		if err != nil {
+			g = backend.Grant{Key: key, ID: c.ID}
+			if !errors.Is(err, backend.ErrUnavailable) && !errors.Is(err, context.Canceled) {
+				x.restf("error-definite", "an attempt whose context was cancelled gave %q", err)
+			}
+		}
+		if err := a.Release(x.ctx, g); err != nil && !errors.Is(err, backend.ErrLost) {
+			x.restf("withdraw", "withdrawing an attempt that was cancelled gave %q", err)
+		}
+		if n%2 == 1 {
+			x.sleep(5 * time.Millisecond) // for what comes late
+		}
+		next, err := x.attempt(b, key, x.claim(x.long()))
+		if err != nil {
+			x.failf("after an attempt that was cancelled when it looked at its context for the %d. time, and was withdrawn, the next claim gave %q", n/2+1, err)
+		}
+		x.release(b, next)
+	}
+	x.notef("%d of %d attempts were cancelled before they had succeeded, and %d of 24 when they looked", cancelled, rounds, tripped)
 	// nothing of it comes late
 	x.sleep(300 * time.Millisecond)
 	if _, err := x.attempt(b, key, x.claim(x.long())); err != nil {
 		x.failf("a while after attempts that were cancelled and withdrawn a claim gave %q", err)
 	}
+}
+
+// errorDefinite looks, after each attempt that says that it has not got the key,
+// whether it has.
+func errorDefinite(x *trial) {
+	a, b := x.client(), x.client()
+	check := func(key string, c backend.Claim, err error, what string) {
+		if !definite(err) {
+			return
+		}
+		if r := x.inspect(b, key); r.State != backend.Free && r.ID == c.ID {
+			x.failf("%s gave %q, which promises that its claim does not hold the key, and the key is %s by that claim", what, err, r)
+		}
+	}
+	try := func(ctx context.Context, key, what string) {
+		c := x.claim(x.long())
+		g, err := a.Acquire(ctx, key, c)
+		check(key, c, err, what)
+		if err != nil {
+			g = backend.Grant{Key: key, ID: c.ID}
+		}
+		_ = b.Release(x.ctx, g)
+	}
+	for range 8 {
+		key := x.key()
+		for range 3 {
+			try(x.ctx, key, "an attempt at a free key")
+		}
+	}
+	key := x.key()
+	for n := range 12 {
+		ctx := tripAt(x.ctx, n+1)
+		try(ctx, key, fmt.Sprintf("an attempt that was cancelled when it looked at its context for the %d. time", n+1))
+		ctx.end()
+	}
+	for n := range 20 {
+		ctx, cancel := context.WithTimeout(x.ctx, time.Duration(n*n)*10*time.Microsecond)
+		try(ctx, key, "an attempt with little time")
+		cancel()
+	}
+	// one that holds the key already, as if its first answer had been lost
+	c := x.claim(x.long())
+	g, err := x.attempt(a, key, c)
+	check(key, c, err, "an attempt at a free key")
+	for range 3 {
+		if err == nil {
+			if _, err = b.Acquire(x.ctx, key, c); errors.Is(err, backend.ErrHeld) {
+				break // acquire-repeatable says so
+			}
+			check(key, c, err, "a repeated attempt")
+		}
+	}
+	_ = a.Release(x.ctx, g)
 }
 
 func deadlineError(x *trial) {

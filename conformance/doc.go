@@ -27,8 +27,10 @@
 //
 // A rule that cannot be tried is lacking, with the reason: a capability that
 // Config.Lacks declares, a hook of Config that was not given. A capability that is
-// missing without being declared fails. A rule that builds on another that
-// failed is shown as not tried, so that one defect does not make everything fail.
+// missing without being declared fails. What fails, and rests on another rule that
+// failed, is not judged, so that one defect does not make everything fail. Two
+// rules come first, answers and error-definite: if one of them fails, no other is
+// tried.
 //
 // # Time
 //

@@ -46,9 +46,13 @@ type fileEntry struct {
 	Queue   []string `json:",omitempty"` // only a mutant has one
 }
 
-// openFile opens file:PATH or file:PATH#MUTANT.
+// openFile opens file:PATH or file:PATH#MUTANT, and with watch: before the mutant a
+// store that tells of changes.
 func openFile(_ context.Context, url string) (backend.Backend, error) {
 	path, mutant, _ := strings.Cut(strings.TrimPrefix(url, "file:"), "#")
+	if mutant, ok := strings.CutPrefix(mutant, "watch:"); ok {
+		return newWatchingFile(&fileStore{path: path, mutant: mutant}), nil
+	}
 	return &fileStore{path: path, mutant: mutant}, nil
 }
 

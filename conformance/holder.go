@@ -13,7 +13,7 @@ var holderRules = []Rule{
 	{ID: "grant-complete", Statement: "a grant has its claim's key and ID, a token above zero, and no less than the TTL claimed", run: grantComplete},
 	{ID: "holder-named", Statement: "a *HeldError and Inspect name the holder: owner, host, pid, token, TTL and how long is left", run: holderNamed},
 	{ID: "holder-odd-names", Statement: "an owner's name may have any characters and any length; one of up to 64 bytes is shown whole, a longer one from its start", run: holderOddNames},
-	{ID: "claim-ids", Statement: "a claim's ID may have 1 to 64 of all characters that are allowed, and each of them counts", rests: []string{"renew-by-stranger"}, run: claimIDs},
+	{ID: "claim-ids", Statement: "a claim's ID may have 1 to 64 of all characters that are allowed, and each of them counts", rests: []string{"renew-by-stranger", "exclusive-in-client"}, run: claimIDs},
 	{ID: "retry-after", Statement: "how long a *HeldError says to wait is no longer than the holder's TTL", run: retryAfter},
 	{ID: "ttl-long", Statement: "a TTL of a hundred days is kept as claimed", run: ttlLong},
 }
@@ -95,19 +95,25 @@ func holderOddNames(x *trial) {
 }
 
 func claimIDs(x *trial) {
-	b := x.client()
+	b, d := x.client(), x.client()
 	const all = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	for _, id := range []string{"x", all, "-" + rand.Text(), "_" + rand.Text() + "-"} {
+	for _, id := range []string{"x", all, "-" + rand.Text(), "_" + rand.Text() + "-", rand.Text() + rand.Text()} {
 		key := x.key()
 		c := x.claim(x.long())
 		c.ID = id
 		g := x.acquireAs(b, key, c)
-		for _, other := range []string{swapCase(id), id + "0", "0" + id} {
-			if len(other) > backend.MaxIDLen || other == id {
-				continue
-			}
+		for _, other := range similar(id) {
 			if _, err := b.Renew(x.ctx, backend.Grant{Key: key, ID: other, Token: g.Token, TTL: g.TTL}); err == nil {
 				x.failf("the claim %q could be renewed as %q", id, other)
+			}
+			c.ID = other
+			for _, by := range []backend.Backend{b, d} {
+				if got, err := x.attempt(by, key, c); err == nil {
+					x.failf("while the claim %q holds the key, the claim %q got it, with token %d", id, other, got.Token)
+				}
+			}
+			if err := d.Release(x.ctx, backend.Grant{Key: key, ID: other}); err == nil {
+				x.failf("the claim %q could be withdrawn as %q", id, other)
 			}
 		}
 		if _, err := b.Renew(x.ctx, g); err != nil {
@@ -117,6 +123,24 @@ func claimIDs(x *trial) {
 			x.failf("the claim %q could not be released: %v", id, err)
 		}
 	}
+}
+
+// similar are other claims' IDs that a store takes for id if it folds case, cuts
+// what is long, or compares only as much as the shorter one has.
+func similar(id string) []string {
+	ids := []string{swapCase(id), id + "0", "0" + id}
+	for _, n := range []int{8, 16, 20, 24, 32, 36, 40, 48, 60, 63} {
+		if n < len(id) {
+			ids = append(ids, id[:n], id[:n]+swapCase(id[n:]), id[:n]+strings.Repeat("x", len(id)-n), strings.Repeat("x", n)+id[n:])
+		}
+	}
+	var others []string
+	for _, other := range ids {
+		if len(other) <= backend.MaxIDLen && other != id {
+			others = append(others, other)
+		}
+	}
+	return others
 }
 
 func swapCase(s string) string {

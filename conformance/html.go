@@ -18,7 +18,9 @@ var pageText string
 var page = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("report").Funcs(template.FuncMap{
 		"round": backend.Round,
-		"join":  func(ss []string) string { return strings.Join(ss, "; ") },
+		"join":  func(ss []string) string { return plain(strings.Join(ss, "; ")) },
+		"plain": plain,
+		"class": func(o Outcome) string { return strings.ReplaceAll(string(o), " ", "-") },
 	}).Parse(pageText))
 })
 
@@ -26,9 +28,10 @@ var page = sync.OnceValue(func() *template.Template {
 // for every rule with a history a timeline of who held the lock when, with the
 // faults drawn in.
 func (r Report) WriteHTML(w io.Writer) error {
+	r = r.printable()
 	return page().Execute(w, struct {
 		Report
-		Passed, Failed, Lacking int
-		Timelines               []timeline
-	}{r, r.Count(Passed), r.Count(Failed), r.Count(Lacking), r.timelines()})
+		Passed, Failed, NotJudged, Lacking int
+		Timelines                          []timeline
+	}{r, r.Count(Passed), r.Count(Failed), r.Count(NotJudged), r.Count(Lacking), r.timelines()})
 }

@@ -12,6 +12,7 @@ import (
 var inspectRules = []Rule{
 	{ID: "inspect-fresh", Statement: "Inspect shows what the store knows now, whoever changed it, and a key never locked as free", run: inspectFresh},
 	{ID: "inspect-remaining", Statement: "how long Inspect says is left falls with time and rises again with a renewal", rests: []string{"renew-extends"}, run: inspectRemaining},
+	{ID: "inspect-held-for", Statement: "how long a holder is said to have had the key, if that is known, is counted from when it got the key and not from a former holder's time", rests: []string{"stale-after-ttl"}, run: inspectHeldFor},
 	{ID: "list-exact", Statement: "List returns the held keys that start with the prefix, in byte order, as Inspect shows them, and no others", needs: []backend.Capability{backend.CapList}, rests: []string{"keys-exact", "holder-named"}, run: listExact},
 	{ID: "verify-asks", Statement: "Verify asks the store: nil while the lease holds the key, ErrLost once another does", run: verifyAsks},
 }
@@ -67,6 +68,26 @@ func inspectRemaining(x *trial) {
 	if third := x.inspect(b, s.Key); third.Remaining <= second.Remaining {
 		x.failf("%v were left before a renewal and %v after it", second.Remaining, third.Remaining)
 	}
+}
+
+// The engine tells by HeldFor whether a next holder came before a Release or after it.
+func inspectHeldFor(x *trial) {
+	a, b := x.client(), x.client()
+	left := x.holdSilently(a, x.key(), x.ttl())
+	released := x.acquire(a, x.key(), x.long())
+	x.sleep(x.cfg.Slack + time.Second)
+	x.release(a, released)
+	check := func(key, after string, asked time.Time) {
+		r := x.inspect(b, key)
+		if passed := time.Since(asked); r.HeldFor > passed+x.cfg.Slack {
+			x.failf("%v after a claim was made, %s, its holder is said to have had the key for %v", backend.Round(passed), after, backend.Round(r.HeldFor))
+		}
+	}
+	asked := time.Now()
+	check(x.acquire(b, released.Key, x.long()).Key, "when the key had been released", asked)
+	asked = time.Now()
+	taken, _ := x.takeover(b, left, x.long())
+	check(taken.Key, "at a stale key", asked)
 }
 
 func listExact(x *trial) {

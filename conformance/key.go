@@ -1,8 +1,11 @@
 package conformance
 
 import (
+	"crypto/rand"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -10,6 +13,8 @@ import (
 var keyRules = []Rule{
 	{ID: "keys-exact", Statement: "keys that differ in anything (case, Unicode form, spaces, any character) are different locks", run: keysExact},
 	{ID: "keys-nested", Statement: "a key and another that continues it after a slash are different locks", rests: []string{"keys-exact"}, run: keysNested},
+	{ID: "keys-paths", Statement: "keys that a path or a trim would make one (a//b, a/./b, a/b/, a\\b) are different locks, or are refused with ErrInvalidKey", rests: []string{"keys-exact", "keys-nested"}, run: keysPaths},
+	{ID: "keys-many", Statement: "as many keys as are held at once, as many locks there are, with hundreds of them", phase: busy, rests: []string{"keys-exact"}, run: keysMany},
 	{ID: "keys-long", Statement: "keys up to 1024 bytes are accepted, and count to their last byte", rests: []string{"keys-exact"}, run: keysLong},
 	{ID: "keys-refused", Statement: "a key that is empty, too long, not UTF-8 or has control characters gives ErrInvalidKey", run: keysRefused},
 }
@@ -72,6 +77,77 @@ func (x *trial) distinct(names []string, show func(string) string) {
 
 func keysNested(x *trial) {
 	x.distinct([]string{"a", "a/b", "a/b/c", "a/B", "ab", "a.b", "a:b", "b/a", ".a/b", "a b/c", "d/e", "d"}, func(k string) string { return k })
+}
+
+// keysPaths tells apart what the store takes; it may refuse what is no path to it.
+func keysPaths(x *trial) {
+	a := x.client()
+	base := x.key()
+	var taken, refused []string
+	for _, name := range []string{
+		"a/b", "a//b", "a///b", "a/./b", "./a/b", "a/x/../b", "a/b/", "a/b//", "a/b/.", "/a/b", `a\b`, "a/b ", "a/b.", "a/b..", "A/b",
+	} {
+		c := x.claim(x.long())
+		g, err := x.attempt(a, base+"-0/"+name, c)
+		switch {
+		case errors.Is(err, backend.ErrInvalidKey):
+			refused = append(refused, name)
+			continue
+		case err == nil:
+			x.release(a, g)
+		case !errors.Is(err, backend.ErrHeld):
+			x.failf("the key ending in %q gave %q, which is neither a lock nor ErrInvalidKey", name, err)
+		}
+		taken = append(taken, name)
+	}
+	if len(refused) > 0 {
+		x.notef("refused: %q", refused)
+	}
+	x.distinct(taken, func(k string) string { return k })
+}
+
+func keysMany(x *trial) {
+	const n = 800 // two of them have the same 16 bits, but for 1 run in 130
+	a := x.client()
+	base := x.key()
+	// Without a pattern: a checksum tells apart what differs in a few bits only.
+	names := make([]string, n)
+	for i := range names {
+		names[i] = rand.Text()
+	}
+	gs := make([]backend.Grant, n)
+	x.each(n, func(i int) {
+		g, err := x.attempt(a, base+"/"+names[i], x.claim(x.long()))
+		var held *backend.HeldError
+		if errors.As(err, &held) {
+			x.errorf("a key that was never locked is held by another's holder: two of %d keys are one lock", n)
+		} else if err != nil {
+			x.errorf("one of %d keys gave %q", n, err)
+		}
+		gs[i] = g
+	})
+	if x.failed() {
+		return
+	}
+	x.each(n, func(i int) {
+		if err := a.Release(x.ctx, gs[i]); err != nil {
+			x.errorf("Release of one of %d keys gave %q", n, err)
+		}
+	})
+}
+
+// each runs f for 0 to n-1, a few at a time, until one has failed.
+func (x *trial) each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range 16 {
+		wg.Go(func() {
+			for i := int(next.Add(1) - 1); i < n && !x.failed() && x.ctx.Err() == nil; i = int(next.Add(1) - 1) {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func keysLong(x *trial) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +20,8 @@ import (
 type lab struct {
 	mut string
 	on  string // if set, the defect shows only with keys of this rule
+	// shorts makes it a store that grants less to those who waited, as it may.
+	shorts bool
 
 	mu       sync.Mutex
 	keys     map[string]*labEntry
@@ -25,6 +29,9 @@ type lab struct {
 	numbered int
 	restarts int
 	wipes    int
+	wakes    int // by a release
+	breaks   int
+	ended    []*labWaiter // that a defect still tells
 }
 
 type labEntry struct {
@@ -34,9 +41,13 @@ type labEntry struct {
 	id           string
 	holder       backend.Holder
 	ttl          time.Duration
+	renewals     int           // of the present grant
+	lag          time.Duration // by which a defect has it stale too late
+	claimed      time.Duration // not 0: more than ttl, and in force from the first renewal on
 	since        time.Time
 	renewed      time.Time
 	by           *labClient
+	how          string // the last grant ended
 	queue        []*labWaiter
 	ids          map[string]string // what became of earlier holders: released, taken, broken
 	times        int               // acquisitions
@@ -45,11 +56,15 @@ type labEntry struct {
 	refusedAt    map[string]uint64 // the holder's token then
 	before       uint64            // the token before last
 	second       string            // woken although it is another's turn
+	value        backend.Value
+	sets         int // values that the present grant has set
 }
 
 type labWaiter struct {
 	id   string
 	wake chan struct{}
+	by   *labClient
+	deaf bool // forgotten by a defect: it keeps its place and is not told
 }
 
 type labClient struct {
@@ -64,6 +79,9 @@ type labClient struct {
 	losses map[int]func(string, string)
 	subs   int
 	free   map[string]time.Time // keys once shown as free
+	values map[string]backend.Value
+	wg     sync.WaitGroup
+	gone   chan struct{} // closed by Close
 }
 
 func newLab(mut, on string) *lab {
@@ -73,7 +91,7 @@ func newLab(mut, on string) *lab {
 func (s *lab) client() *labClient {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &labClient{s: s, number: s.numbered, losses: map[int]func(string, string){}, free: map[string]time.Time{}}
+	c := &labClient{s: s, number: s.numbered, losses: map[int]func(string, string){}, free: map[string]time.Time{}, values: map[string]backend.Value{}, gone: make(chan struct{})}
 	s.numbered++
 	s.clients[c] = true
 	return c
@@ -95,6 +113,24 @@ func (s *lab) entry(key string) *labEntry {
 		key = strings.TrimSpace(key)
 	case "keys cut":
 		key = key[:min(len(key), 255)]
+	case "keys as paths":
+		key = path.Clean(key)
+	case "keys without the last slash":
+		key = strings.TrimSuffix(key, "/")
+	case "keys without doubled slashes":
+		key = strings.ReplaceAll(key, "//", "/")
+	case "keys with one kind of slash":
+		key = strings.ReplaceAll(key, "\\", "/")
+	case "keys without dots at the end":
+		key = strings.TrimRight(key, ".")
+	case "16 bits of keys":
+		if s.is(s.mut, key) {
+			key = fmt.Sprintf("/keys-many-%04x", crc32.ChecksumIEEE([]byte(key))&0xffff)
+		}
+	case "14 bits of keys":
+		if s.is(s.mut, key) {
+			key = fmt.Sprintf("/keys-many-%04x", crc32.ChecksumIEEE([]byte(key))&0x3fff)
+		}
 	}
 	e := s.keys[key]
 	if e == nil {
@@ -127,6 +163,9 @@ func (c *labClient) enterAll(ctx context.Context) error {
 		select {
 		case <-heal:
 		case <-ctx.Done():
+			if c.s.mut == "cut off, calls take three seconds" {
+				time.Sleep(3 * time.Second)
+			}
 		}
 	}
 	if ctx.Err() != nil {
@@ -136,16 +175,16 @@ func (c *labClient) enterAll(ctx context.Context) error {
 	return nil
 }
 
-func (e *labEntry) stale(now time.Time) bool { return e.held && now.Sub(e.renewed) >= e.ttl }
+func (e *labEntry) stale(now time.Time) bool { return e.held && now.Sub(e.renewed)-e.lag >= e.ttl }
 
 // staleFor judges with the defects that there are about it.
 func (s *lab) staleFor(e *labEntry, c *labClient, cl backend.Claim, now time.Time) bool {
-	age := now.Sub(e.renewed)
+	age := now.Sub(e.renewed) - e.lag
 	switch {
 	case !e.held:
 		return false
 	case s.is("expires early", e.key):
-		return age >= e.ttl*7/10
+		return age >= e.ttl/2
 	case s.is("never expires", e.key):
 		return false
 	case s.is("waiter's TTL if longer", e.key):
@@ -192,7 +231,22 @@ func (s *lab) next(e *labEntry) *labWaiter {
 
 // wake tells the waiter whose turn it is, if the key is free.
 func (s *lab) wake(e *labEntry) {
+	for _, o := range s.ended { // only a defect has some
+		select {
+		case o.wake <- struct{}{}:
+		default:
+		}
+	}
 	w := s.next(e)
+	switch {
+	case s.is("break wakes nobody", e.key) && e.how == "broken",
+		s.is("withdrawal wakes nobody", e.key) && e.how == "withdrawn":
+		return
+	case s.mut == "one release in twenty wakes nobody" && !e.held && w != nil && e.how == "released":
+		if s.wakes++; s.wakes%20 == 0 {
+			return
+		}
+	}
 	if e.held || w == nil || s.is("wakes nobody", e.key) || s.is("wakes once", e.key) && e.times > 1 {
 		return
 	}
@@ -202,6 +256,9 @@ func (s *lab) wake(e *labEntry) {
 		woken = e.queue[:2]
 	}
 	for _, w := range woken {
+		if w.deaf {
+			continue
+		}
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -211,13 +268,41 @@ func (s *lab) wake(e *labEntry) {
 
 // free ends the present grant.
 func (s *lab) free(e *labEntry, how string) {
+	e.how = how
+	if how == "withdrawn" {
+		how = "released"
+	}
 	e.ids[e.id] = how
+	s.endValue(e, how)
 	e.held, e.id, e.holder = false, "", backend.Holder{}
 	s.wake(e)
 }
 
+// labShort is what a claim that has waited is granted at the most, in a lab where
+// that is less than it claimed.
+const labShort = 300 * time.Millisecond
+
+// short tells whether it is. That alone is no defect.
+func (s *lab) short(key string) bool {
+	return s.shorts || s.is("waiter's grant says too much", key) ||
+		s.is("short grants stay short", key) || s.is("short grants are renewed in word only", key)
+}
+
 func sameID(a, b string, s *lab) bool {
-	return a == b || s.mut == "claims folded" && strings.EqualFold(a, b)
+	cut := func(n int) bool { return a[:min(n, len(a))] == b[:min(n, len(b))] }
+	switch s.mut {
+	case "claims folded":
+		return strings.EqualFold(a, b)
+	case "claims cut to 32":
+		return cut(32)
+	case "claims cut to 48":
+		return cut(48)
+	case "claims by their beginning":
+		return strings.HasPrefix(a, b) || b != "" && strings.HasPrefix(b, a)
+	case "claims by their end":
+		return a[max(0, len(a)-16):] == b[max(0, len(b)-16):]
+	}
+	return a == b
 }
 
 func (c *labClient) Acquire(ctx context.Context, key string, cl backend.Claim) (g backend.Grant, err error) {
@@ -230,10 +315,43 @@ func (c *labClient) Acquire(ctx context.Context, key string, cl backend.Claim) (
 			return g, backend.Unavailable(ctx.Err())
 		}
 	}
-	if s.is("no time looks held", key) && ctx.Err() != nil {
+	switch {
+	case s.is("cancelled acts later, in no time", key):
+		if ctx.Err() != nil {
+			return g, backend.Unavailable(ctx.Err())
+		}
+		if ctx.Err() != nil { // in between
+			time.AfterFunc(2*time.Millisecond, func() { _, _ = c.acquire(context.WithoutCancel(ctx), key, cl) })
+			return g, backend.Unavailable(ctx.Err())
+		}
+	case s.is("cancelled after it acted, it says that it did not", key):
+		if ctx.Err() == nil {
+			if g, err := c.acquire(context.WithoutCancel(ctx), key, cl); err != nil || ctx.Err() == nil {
+				return g, err
+			}
+			return backend.Grant{}, errors.New("the attempt was given up")
+		}
+	case s.is("acts, and says that it did not", key):
+		g, err := c.acquire(ctx, key, cl)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if e := s.entry(key); err == nil && e.renewals == 0 && e.times%5 == 3 {
+			return backend.Grant{}, errors.New("conflict")
+		}
+		return g, err
+	case s.is("its own claim is another's", key):
+		g, err := c.acquire(ctx, key, cl)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if e := s.entry(key); err == nil && e.times%5 == 3 {
+			return backend.Grant{}, &backend.HeldError{Record: e.record(time.Now())}
+		}
+		return g, err
+	}
+	if s.is("no time looks held", key) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return g, &backend.HeldError{}
 	}
-	if s.is("waits inside", key) {
+	if s.is("waits inside", key) || s.is("attempts wait", key) {
 		for begun := time.Now(); time.Since(begun) < 20*time.Second && ctx.Err() == nil; {
 			s.mu.Lock()
 			busy := s.entry(key).held
@@ -261,6 +379,13 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 	w := e.waiter(cl.ID)
 	stale := s.staleFor(e, c, cl, now)
 	held := func() error {
+		if s.is("panics when the key is held", key) {
+			var none *labEntry
+			_ = none.ttl
+		}
+		if s.is("an attempt is a sign of life", key) && !e.stale(now) {
+			e.renewed = now
+		}
 		e.refused[c] = true
 		e.refusedIDs[cl.ID]++
 		e.refusedAt[cl.ID] = e.last
@@ -269,6 +394,8 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 		switch {
 		case s.is("says to wait a thousandth", key):
 			h.RetryAfter /= 1000
+		case s.is("says to wait a whole TTL", key):
+			h.RetryAfter = e.ttl
 		case s.is("tells all but the first to wait for ever", key) && len(e.refusedIDs) >= 2:
 			h.RetryAfter += time.Hour
 		case s.is("watchers get no answer", key) && w != nil:
@@ -279,7 +406,7 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 		return h
 	}
 	switch {
-	case e.held && sameID(e.id, cl.ID, s) && !s.is("repeated attempt refused", key):
+	case e.held && (sameID(e.id, cl.ID, s) || s.is("claims folded in attempts", key) && strings.EqualFold(e.id, cl.ID)) && !s.is("repeated attempt refused", key):
 		if s.is("repeated attempt gets a new token", key) {
 			e.last++
 		}
@@ -316,19 +443,41 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 	}
 	if e.held {
 		e.ids[e.id] = "taken"
+		s.endValue(e, "taken")
 	}
 	if !(s.is("takeover keeps the time", key) && e.held) {
 		e.renewed = now
 	}
+	e.renewals, e.lag = 0, 0
 	e.before = e.last
-	e.last, e.held, e.id, e.holder, e.ttl, e.since, e.by = token, true, cl.ID, cl.Holder, cl.TTL, now, c
+	e.last, e.held, e.id, e.holder, e.ttl, e.by = token, true, cl.ID, cl.Holder, cl.TTL, c
+	if !s.is("counts the former holder's time", key) || e.since.IsZero() {
+		e.since = now
+	}
 	e.times++
+	e.sets = 0
 	e.refused = map[*labClient]bool{}
+	e.claimed = 0
+	if w != nil && s.short(key) {
+		e.ttl, e.claimed = min(cl.TTL/2, labShort), cl.TTL
+	}
 	if s.is("owners in ASCII", key) {
 		e.holder.Owner = strings.Map(func(r rune) rune { return min(r, '~') }, e.holder.Owner)
 	}
 	if ms := cl.TTL.Milliseconds(); s.is("32 bits of milliseconds", key) && ms>>31 != 0 {
 		e.ttl = time.Duration(int32(ms)) * time.Millisecond
+	}
+	switch {
+	case s.is("TTL doubled", key):
+		e.lag = min(e.ttl, time.Hour)
+	case s.is("TTL to the nearest second", key) && e.ttl > time.Second:
+		defer func(ttl time.Duration) { e.ttl = ttl.Round(time.Second) }(e.ttl)
+	case s.is("TTL in whole seconds", key) && e.ttl > time.Second:
+		defer func(ttl time.Duration) { e.ttl = ttl.Truncate(time.Second) }(e.ttl)
+	case s.is("deadlines overflow", key) && now.UnixNano()+int64(e.ttl) < 0:
+		defer func() { e.ttl = 0 }()
+	case s.is("TTLs of 200 years at most", key) && e.ttl > 200*365*24*time.Hour:
+		e.ttl = 200 * 365 * 24 * time.Hour
 	}
 	if s.is("TTL rounded down", key) {
 		e.ttl = cl.TTL.Truncate(time.Millisecond)
@@ -337,6 +486,17 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 }
 
 func (s *lab) grant(e *labEntry, cl backend.Claim) backend.Grant {
+	switch {
+	case s.is("grants without a holder", e.key):
+		return backend.Grant{Key: e.key, ID: cl.ID, Token: e.last, TTL: e.ttl, State: "lab"}
+	case s.is("grants with the store's key", e.key):
+		return backend.Grant{Key: "lab:" + e.key, ID: cl.ID, Holder: cl.Holder, Token: e.last, TTL: e.ttl, State: "lab"}
+	case s.is("grants without a token", e.key):
+		return backend.Grant{Key: e.key, ID: cl.ID, Holder: cl.Holder, TTL: e.ttl, State: "lab"}
+	}
+	if s.is("waiter's grant says too much", e.key) && e.claimed != 0 {
+		return backend.Grant{Key: e.key, ID: cl.ID, Holder: cl.Holder, Token: e.last, TTL: e.claimed, State: "lab"}
+	}
 	return backend.Grant{Key: e.key, ID: cl.ID, Holder: cl.Holder, Token: e.last, TTL: e.ttl, State: "lab"}
 }
 
@@ -354,8 +514,12 @@ func (s *lab) nested(key string) *labEntry {
 func (s *lab) token(e *labEntry, cl backend.Claim, now time.Time) (uint64, error) {
 	floor := max(cl.TokenFloor, e.raised)
 	switch {
-	case s.is("floor ignored", e.key):
+	case s.is("floor ignored", e.key), s.is("floor ignored at a takeover", e.key) && e.held:
 		floor = e.raised
+	case s.is("takeover takes the time for a token", e.key) && e.held:
+		return max(floor+1, uint64(now.UnixMicro())), nil
+	case s.is("raise ignored at a takeover", e.key) && e.held:
+		floor = cl.TokenFloor
 	case s.is("raise ignored", e.key):
 		floor = cl.TokenFloor
 	case s.is("floor as floating point", e.key) && floor < 1<<63:
@@ -375,9 +539,16 @@ func (s *lab) token(e *labEntry, cl backend.Claim, now time.Time) (uint64, error
 
 func (c *labClient) Close() error {
 	c.mu.Lock()
+	again := c.closed
 	c.closed = true
+	if !again {
+		close(c.gone)
+	}
 	c.mu.Unlock()
 	s := c.s
+	if again && s.mut == "second close fails" {
+		return backend.ErrClosed
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mut != "connection left open" {
@@ -390,7 +561,7 @@ func (c *labClient) Close() error {
 		if e.held && s.is("close releases", e.key) {
 			s.free(e, "released")
 		}
-		if !e.held && s.is("token dies with its client", e.key) {
+		if !e.held && (s.is("token dies with its client", e.key) || s.is("with its client a token falls to the time", e.key)) {
 			e.last = 0
 		}
 	}
@@ -422,6 +593,9 @@ func (s *lab) restart() {
 		if s.is("restart forgets holders", e.key) {
 			e.held = false
 		}
+		if s.is("restart forgets values", e.key) {
+			e.value = backend.Value{}
+		}
 	}
 }
 
@@ -430,7 +604,7 @@ func (s *lab) wipe() {
 	defer s.mu.Unlock()
 	s.wipes++
 	for _, e := range s.keys {
-		e.last, e.raised, e.held, e.ids = 0, 0, false, map[string]string{}
+		e.last, e.raised, e.held, e.ids, e.value = 0, 0, false, map[string]string{}, backend.Value{}
 		s.wake(e)
 	}
 }

@@ -3,6 +3,9 @@ package conformance
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +28,17 @@ func (c *labClient) Renew(ctx context.Context, g backend.Grant) (backend.Grant, 
 	if s.is("renewal hangs without time", g.Key) && ctx.Err() != nil {
 		time.Sleep(8 * time.Second)
 	}
+	if s.is("panics when renewed by another", g.Key) {
+		s.mu.Lock()
+		id := s.entry(g.Key).id
+		s.mu.Unlock()
+		if id != g.ID {
+			panic("nil lease")
+		}
+	}
+	if s.is("renewal never returns", g.Key) {
+		select {}
+	}
 	c.mu.Lock()
 	cut := c.heal != nil
 	c.mu.Unlock()
@@ -40,9 +54,18 @@ func (c *labClient) Renew(ctx context.Context, g backend.Grant) (backend.Grant, 
 	if s.is("renewal needs State", g.Key) && g.State == nil {
 		return g, backend.ErrLost
 	}
+	if e.held && e.id != g.ID && e.stale(now) && s.is("anyone renews what is stale", g.Key) && e.ids[g.ID] == "taken" {
+		return g, nil
+	}
 	if !e.held || !sameID(e.id, g.ID, s) {
 		fate := e.ids[g.ID]
 		switch {
+		case s.is("a stranger's renewal is a sign of life", g.Key) && e.held && fate == "":
+			e.renewed = now
+			return g, backend.ErrLost
+		case s.is("after a break of a stale holder it may renew", g.Key) && fate == "broken while stale" && !e.held:
+			e.held, e.id, e.holder, e.ttl, e.renewed = true, g.ID, g.Holder, g.TTL, now
+			return g, nil
 		case s.is("anyone may renew", g.Key) && e.held && fate == "":
 		case s.is("renewal after takeover", g.Key) && fate == "taken",
 			s.is("renewal after release", g.Key) && fate == "released" && !e.held,
@@ -58,14 +81,80 @@ func (c *labClient) Renew(ctx context.Context, g backend.Grant) (backend.Grant, 
 			return g, backend.ErrLost
 		}
 	}
+	if e.usedUp(s, g) {
+		return g, backend.ErrLost
+	}
+	if s.is("renewal: looks, then extends", g.Key) || s.is("renewal: looks, then writes", g.Key) || e.late(now) && s.is("late renewal: looks, then writes", g.Key) {
+		was := *e
+		s.pause()
+		if s.mut == "renewal: looks, then extends" { // of whoever has it by then
+			e.renewed, e.ttl = now, was.ttl
+			return g, nil
+		}
+		e.held, e.id, e.holder, e.last, e.ttl, e.renewed, e.by = true, was.id, was.holder, was.last, was.ttl, now, was.by
+		return g, nil
+	}
+	e.renewals++
 	switch {
+	case s.is("renewals add up", g.Key):
+		e.renewed = later(e.renewed.Add(e.ttl), now)
+	case s.is("renewals add a tenth", g.Key):
+		e.renewed = later(e.renewed.Add(e.ttl/10), now)
+	case s.is("renewal doubles the TTL", g.Key):
+		e.lag, e.renewed = min(e.ttl, time.Hour), now
 	case s.is("renewal does nothing", g.Key):
 	case s.is("renewal is short", g.Key):
 		e.renewed = now.Add(-min(e.ttl/3, 150*time.Millisecond))
 	default:
 		e.renewed = now
 	}
+	if e.ttl < e.claimed && !s.is("short grants stay short", g.Key) {
+		g.TTL = e.claimed
+		if !s.is("short grants are renewed in word only", g.Key) {
+			e.ttl = e.claimed
+		}
+	}
+	switch {
+	case s.is("each grant renews once", g.Key):
+		g.State = e.renewals
+	case s.is("renewed grants without a holder", g.Key):
+		g.Holder = backend.Holder{}
+	}
 	return g, nil
+}
+
+// pause is what a network takes between two requests. Others come in between.
+func (s *lab) pause() {
+	s.mu.Unlock()
+	time.Sleep(time.Millisecond)
+	s.mu.Lock()
+}
+
+// late tells whether the TTL is nearly over.
+func (e *labEntry) late(now time.Time) bool { return now.Sub(e.renewed) > e.ttl*9/10 }
+
+// usedUp tells whether a grant cannot be renewed any more, by one of the defects
+// that there are about it.
+func (e *labEntry) usedUp(s *lab, g backend.Grant) bool {
+	switch {
+	case s.is("each grant renews once", g.Key):
+		n, ok := g.State.(int)
+		return ok && n != e.renewals || !ok && g.State != nil && e.renewals > 0
+	case s.is("ten renewals", g.Key):
+		return e.renewals >= 10
+	case s.is("fifty renewals", g.Key):
+		return e.renewals >= 50
+	case s.is("a hundred renewals", g.Key):
+		return e.renewals >= 100
+	}
+	return false
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (c *labClient) RenewAll(ctx context.Context, gs []backend.Grant) []backend.Renewal {
@@ -85,11 +174,30 @@ func (c *labClient) RenewAll(ctx context.Context, gs []backend.Grant) []backend.
 		switch {
 		case c.s.is("batch of one is not sent", g.Key) && len(gs) == 1,
 			c.s.is("batch renews only the first", g.Key) && i > 0,
+			c.s.is("batch renews a hundred", g.Key) && i >= 100,
+			c.s.is("batch renews 256", g.Key) && i >= 256,
 			c.s.is("batch stops at the first loss", g.Key) && lost:
 			continue
 		}
 		rs[i].Grant, rs[i].Err = c.Renew(ctx, g)
 		lost = lost || rs[i].Err != nil
+	}
+	switch {
+	case len(gs) < 2:
+	case c.s.mut == "batch answers in reverse":
+		slices.Reverse(rs)
+	case c.s.mut == "batch answers shuffled":
+		rand.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
+	case c.s.mut == "batch answers by key":
+		slices.SortFunc(rs, func(a, b backend.Renewal) int { return strings.Compare(a.Grant.Key, b.Grant.Key) })
+	case c.s.mut == "batch answers the lost last":
+		slices.SortStableFunc(rs, func(a, b backend.Renewal) int {
+			return map[bool]int{true: 1}[a.Err != nil] - map[bool]int{true: 1}[b.Err != nil]
+		})
+	case c.s.mut == "errors of a batch are shuffled":
+		for i, j := range rand.Perm(len(rs)) {
+			rs[i].Err, rs[j].Err = rs[j].Err, rs[i].Err
+		}
 	}
 	if c.s.mut == "batch drops the last" && len(rs) > 1 {
 		rs = rs[:len(rs)-1]
@@ -98,6 +206,9 @@ func (c *labClient) RenewAll(ctx context.Context, gs []backend.Grant) []backend.
 }
 
 func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
+	if c.isCut() && c.s.is("cut off, a release takes three seconds", g.Key) {
+		time.Sleep(3 * time.Second)
+	}
 	if err := c.enter(ctx, g.Key); err != nil {
 		return err
 	}
@@ -106,9 +217,17 @@ func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
 	e := s.entry(g.Key)
 	fate := e.ids[g.ID]
 	switch {
+	case s.is("a stranger's release is a sign of life", g.Key) && e.held && fate == "" && e.id != g.ID:
+		e.renewed = time.Now()
+		return backend.ErrLost
+	case s.is("the broken may release", g.Key) && !e.held && fate == "broken" && g.Token != 0:
+		return nil
 	case s.is("withdrawal needs a token", g.Key) && g.Token == 0:
 		return backend.ErrLost
 	case e.held && sameID(e.id, g.ID, s):
+		if s.is("release: looks, then deletes", g.Key) || g.Token == 0 && s.is("withdrawal: looks, then deletes", g.Key) || e.late(time.Now()) && s.is("late release: looks, then deletes", g.Key) {
+			s.pause()
+		}
 		if s.is("stale release fails", g.Key) && e.stale(time.Now()) {
 			e.renewed, e.ttl = time.Now(), time.Hour
 			return errors.New("session not found")
@@ -123,7 +242,11 @@ func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
 			})
 			return nil
 		}
-		s.free(e, "released")
+		how := "released"
+		if g.Token == 0 {
+			how = "withdrawn"
+		}
+		s.free(e, how)
 		return nil
 	case !e.held && fate == "released" && g.Token != 0:
 		if s.is("second release fails", g.Key) {
@@ -135,8 +258,20 @@ func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
 		e.held && fate != "" && g.Token == 0 && s.is("withdrawal frees the successor", g.Key):
 		s.free(e, "released")
 		return nil
+	case s.is("losses name the key", g.Key):
+		return fmt.Errorf("release %q: %w", g.Key, backend.ErrLost)
+	case s.is("losses repeat the holder", g.Key):
+		return fmt.Errorf("%w to %s", backend.ErrLost, e.holder.Owner)
+	case s.is("losses end too soon", g.Key):
+		return fmt.Errorf("%w: %s", backend.ErrLost, "")
 	}
 	return backend.ErrLost
+}
+
+func (c *labClient) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heal != nil
 }
 
 func (c *labClient) Inspect(ctx context.Context, key string) (r backend.Record, err error) {
@@ -152,7 +287,21 @@ func (c *labClient) Inspect(ctx context.Context, key string) (r backend.Record, 
 	}
 	defer s.mu.Unlock()
 	e := s.entry(key)
+	if s.is("panics when looking at a free key", key) && !e.held {
+		panic("no row")
+	}
 	r = e.record(time.Now())
+	switch {
+	case s.is("records without their claim", key):
+		r.ID = ""
+	case s.is("records without a holder", key):
+		r.Holder = backend.Holder{}
+	case s.is("records with the store's key", key):
+		r.Key = "lab:" + key
+	}
+	if s.is("a look is a sign of life", key) && e.held && e.by != c && !e.stale(time.Now()) {
+		e.renewed = time.Now()
+	}
 	switch {
 	case mixed:
 		r.Token++
@@ -186,6 +335,37 @@ func (s *lab) first(c *labClient, e *labEntry) string {
 	return ""
 }
 
+// deafen makes the waiters that a defect forgets on account of a new one deaf.
+func (s *lab) deafen(e *labEntry, w *labWaiter) {
+	same, mine := 0, []*labWaiter{}
+	for _, o := range e.queue {
+		if o.by == w.by {
+			same++
+		}
+	}
+	for _, other := range s.keys {
+		for _, o := range other.queue {
+			if o.by == w.by {
+				mine = append(mine, o)
+			}
+		}
+	}
+	switch {
+	case s.is("only the first watch of a key is told", e.key):
+		w.deaf = same > 0
+	case s.is("only the last watch of a key is told", e.key):
+		for _, o := range e.queue {
+			o.deaf = o.deaf || o.by == w.by
+		}
+	case s.is("only the last watch of a client is told", e.key):
+		for _, o := range mine {
+			o.deaf = true
+		}
+	case s.is("only sixteen watches of a client are told", e.key):
+		w.deaf = len(mine) >= 16
+	}
+}
+
 // Prompt is a lie of that mutant.
 func (c *labClient) Prompt() bool { return c.s.mut == "watching hangs" }
 
@@ -204,7 +384,11 @@ func (c *labClient) Watch(ctx context.Context, key string, cl backend.Claim) (<-
 	s := c.s
 	defer s.mu.Unlock()
 	e := s.entry(key)
-	w := &labWaiter{id: cl.ID, wake: make(chan struct{}, 1)}
+	w := &labWaiter{id: cl.ID, wake: make(chan struct{}, 1), by: c}
+	s.deafen(e, w)
+	if s.is("a watch is a sign of life", key) && e.held && !e.stale(time.Now()) {
+		e.renewed = time.Now()
+	}
 	e.queue = append(e.queue, w)
 	if s.mut != "watchers look too late" {
 		s.wake(e)
@@ -223,8 +407,27 @@ func (c *labClient) Watch(ctx context.Context, key string, cl backend.Claim) (<-
 			d.held, d.ttl, d.renewed, d.by = true, time.Hour, time.Now(), c
 		}
 		e.queue = slices.DeleteFunc(e.queue, func(o *labWaiter) bool { return o == w })
+		for _, other := range s.keys {
+			for _, o := range other.queue {
+				switch {
+				case granted: // only one that gives up
+				case s.is("a watch that ends ends all of its key", key) && other == e,
+					s.is("a watch that ends ends all of its client", key) && o.by == c:
+					o.deaf = true
+				}
+			}
+		}
+		switch {
+		case s.mut == "ended watches are still told":
+			s.ended = append(s.ended, w)
+		case s.mut == "ended watches are closed with their client":
+			c.wg.Go(func() { <-c.gone })
+		}
 		s.wake(e)
 		return nil
+	}
+	if s.is("a watch without a stop", key) {
+		return w.wake, nil, nil
 	}
 	return w.wake, stop, nil
 }
@@ -241,31 +444,57 @@ func (c *labClient) Break(ctx context.Context, key string, token uint64) error {
 	case !e.held && s.is("break of a free key is nothing", key):
 	case !e.held:
 		err = backend.ErrNotHeld
+	case e.last != token && s.is("a failed break is a sign of life", key):
+		e.renewed = time.Now()
+		err = &backend.HeldError{Record: e.record(time.Now())}
 	case e.last != token && !s.is("break ignores the token", key):
 		err = &backend.HeldError{Record: e.record(time.Now())}
 	case s.is("break only when stale", key) && !e.stale(time.Now()):
 		err = errors.New("it is not stale")
+	case s.is("break of a stale holder does nothing", key) && e.stale(time.Now()):
 	default:
-		s.free(e, "broken")
-		if s.is("break forgets the token", key) {
+		if s.is("break: looks, then deletes", key) {
+			s.pause()
+		}
+		how := "broken"
+		if e.stale(time.Now()) && s.is("after a break of a stale holder it may renew", key) {
+			how = "broken while stale"
+		}
+		s.free(e, how)
+		if s.is("break forgets the token", key) || s.is("after a break a token falls to the time", key) {
 			e.last = 0
 		}
 	}
+	by := e.by
+	s.breaks++
+	twentieth := s.breaks%20 == 0
 	s.mu.Unlock()
-	if err == nil && !s.is("loss is not told", key) {
-		s.tell(key, id)
+	switch {
+	case err != nil, s.is("loss is not told", key), s.is("one loss in twenty is not told", key) && twentieth:
+	case s.is("losses are told by the store's own key", key):
+		s.tell(by, "lab:"+key, id)
+	default:
+		s.tell(by, key, id)
 	}
 	return err
 }
 
 // tell notifies every client of a loss.
-func (s *lab) tell(key, id string) {
+func (s *lab) tell(by *labClient, key, id string) {
 	s.mu.Lock()
 	var fs []func(string, string)
 	for c := range s.clients {
 		c.mu.Lock()
-		for _, f := range c.losses {
-			fs = append(fs, f)
+		told := 0
+		for _, n := range slices.Sorted(maps.Keys(c.losses)) {
+			switch {
+			case s.is("only the first OnLoss is told", key) && told > 0,
+				s.is("only the last OnLoss is told", key) && n < c.subs-1,
+				s.is("only sixteen OnLoss are told", key) && told >= 16:
+				continue
+			}
+			told++
+			fs = append(fs, c.losses[n])
 		}
 		c.mu.Unlock()
 	}
@@ -283,6 +512,9 @@ func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Recor
 	defer s.mu.Unlock()
 	now := time.Now()
 	for key, e := range s.keys {
+		if e.held && key == prefix && s.is("a list is a sign of life", key) && !e.stale(now) {
+			e.renewed = now
+		}
 		if strings.HasPrefix(key, prefix) && (e.held || s.mut == "list shows free keys") {
 			rs = append(rs, e.record(now))
 		}
@@ -292,6 +524,12 @@ func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Recor
 	case s.mut == "anonymous":
 		for i := range rs {
 			rs[i].Holder = backend.Holder{Owner: rs[i].Holder.Owner}
+		}
+	case s.mut == "list of a hundred" && len(rs) > 100:
+		rs = rs[:100]
+	case s.mut == "list of pages" && len(rs) > 100:
+		for page := range slices.Chunk(rs, 100) {
+			slices.Reverse(page)
 		}
 	case s.mut == "list in reverse":
 		slices.Reverse(rs)
@@ -308,6 +546,9 @@ func (c *labClient) RaiseToken(ctx context.Context, key string, floor uint64) er
 	defer c.s.mu.Unlock()
 	e := c.s.entry(key)
 	e.raised = max(e.raised, floor)
+	if c.s.is("raise is a sign of life", key) && e.held {
+		e.renewed = time.Now()
+	}
 	if c.s.is("raise changes the holder", key) && e.held {
 		e.last = max(e.last, floor)
 	}
@@ -315,6 +556,9 @@ func (c *labClient) RaiseToken(ctx context.Context, key string, floor uint64) er
 }
 
 func (c *labClient) OnLoss(f func(key, id string)) func() {
+	if c.s.mut == "OnLoss without a cancel" {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.subs
@@ -323,6 +567,12 @@ func (c *labClient) OnLoss(f func(key, id string)) func() {
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		switch c.s.mut {
+		case "cancel of OnLoss does nothing":
+			return
+		case "cancel of OnLoss ends all":
+			clear(c.losses)
+		}
 		delete(c.losses, n)
 	}
 }

@@ -290,6 +290,9 @@ func (x *trial) lease(l hasp.Locker, key string) *hasp.Lease {
 		x.undecide("an attempt took %v: %v", backend.Round(took), err)
 	}
 	if err != nil {
+		if r, ierr := l.Inspect(x.ctx, key); definite(err) && ierr == nil && r.State == backend.Held {
+			x.restf("error-definite", "an attempt at a free key gave %q, and the key is %s", err, r)
+		}
 		x.failf("a free key was refused: %v", err)
 	}
 	x.cleanup(releaseOf(lease))

@@ -51,6 +51,9 @@ func acquireRepeatRestarts(x *trial) {
 		x.sleep(time.Until(asked.Add(g.TTL / 2)))
 		begun := time.Now()
 		again, err := x.attempt(a, key, c)
+		if took := time.Since(asked); (err != nil || again.Token != g.Token) && took >= g.TTL {
+			x.latef("a repeated attempt was answered %v after the one before, whose TTL is %v, with token %d, %v", backend.Round(took), g.TTL, again.Token, err)
+		}
 		if err != nil {
 			x.unlessStalled(asked, g.TTL/8)
 			x.restf("acquire-repeatable", "a repeated attempt gave %q", err)

@@ -17,11 +17,13 @@ import (
 // Outcome of a rule.
 type Outcome string
 
-// The outcomes. Lacking always comes with a reason.
+// The outcomes. Lacking and NotJudged always come with a reason.
 const (
 	Passed  Outcome = "passed"
 	Failed  Outcome = "failed"
-	Lacking Outcome = "lacking"
+	Lacking Outcome = "lacking" // the backend, or the Config, has not what the rule is about
+	// NotJudged is what fails, or cannot be tried, for a reason that is another rule's.
+	NotJudged Outcome = "not judged"
 )
 
 // Result is what became of one rule.
@@ -29,11 +31,11 @@ type Result struct {
 	Rule      string        `json:"rule"`
 	Statement string        `json:"statement"`
 	Outcome   Outcome       `json:"outcome"`
-	Reason    string        `json:"reason,omitempty"` // lacking: why
+	Reason    string        `json:"reason,omitempty"` // lacking and not judged: why
 	Seen      []string      `json:"seen,omitempty"`   // failed: what was seen
 	Notes     []string      `json:"notes,omitempty"`  // what was measured
 	Duration  time.Duration `json:"duration_ns"`
-	Dump      string        `json:"dump,omitempty"` // the goroutines, if the rule hung
+	Dump      string        `json:"dump,omitempty"` // the rule's goroutines, if it hung
 
 	restsOn string // the rule that seems to be what failed
 	untried bool   // because it was
@@ -44,9 +46,9 @@ type Result struct {
 func (r Result) String() string {
 	switch r.Outcome {
 	case Failed:
-		return fmt.Sprintf("%s: %s: %s", r.Rule, strings.Join(r.Seen, "; "), r.Statement)
-	case Lacking:
-		return fmt.Sprintf("%s: lacking: %s", r.Rule, r.Reason)
+		return fmt.Sprintf("%s: %s: %s", r.Rule, backend.Printable(strings.Join(r.Seen, "; ")), r.Statement)
+	case Lacking, NotJudged:
+		return fmt.Sprintf("%s: %s: %s", r.Rule, r.Outcome, backend.Printable(r.Reason))
 	}
 	return r.Rule + ": passed"
 }
@@ -89,14 +91,47 @@ func (r Report) Err() error {
 	return errs.ErrorOrNil()
 }
 
+// printable is r with everything that a store, or whoever named it, may have said
+// fit to be shown. JSON has it as it was.
+func (r Report) printable() Report {
+	each := func(ss []string) []string {
+		out := make([]string, len(ss))
+		for i, s := range ss {
+			out[i] = backend.Printable(strings.ReplaceAll(s, "\n", " "))
+		}
+		return out
+	}
+	r.Name = backend.Printable(r.Name)
+	r.Results, r.Holds, r.Faults = slices.Clone(r.Results), slices.Clone(r.Holds), slices.Clone(r.Faults)
+	for i := range r.Results {
+		res := &r.Results[i]
+		res.Reason, res.Seen, res.Notes = backend.Printable(res.Reason), each(res.Seen), each(res.Notes)
+		res.Dump = strings.Join(each(strings.Split(res.Dump, "\n")), "\n")
+	}
+	for i := range r.Holds {
+		h := &r.Holds[i]
+		h.Who, h.End = backend.Printable(h.Who), backend.Printable(h.End)
+	}
+	for i := range r.Faults {
+		f := &r.Faults[i]
+		f.Who, f.What = backend.Printable(f.Who), backend.Printable(f.What)
+	}
+	return r
+}
+
 // Summary is one line of counts.
 func (r Report) Summary() string {
-	return fmt.Sprintf("%s: %d rules: %d passed, %d failed, %d lacking, in %s",
-		r.Name, len(r.Results), r.Count(Passed), r.Count(Failed), r.Count(Lacking), backend.Round(r.Duration))
+	unjudged := ""
+	if n := r.Count(NotJudged); n > 0 {
+		unjudged = fmt.Sprintf("%d not judged, ", n)
+	}
+	return fmt.Sprintf("%s: %d rules: %d passed, %d failed, %s%d lacking, in %s",
+		backend.Printable(r.Name), len(r.Results), r.Count(Passed), r.Count(Failed), unjudged, r.Count(Lacking), backend.Round(r.Duration))
 }
 
 // WriteTable writes one line a rule and a line of counts.
 func (r Report) WriteTable(w io.Writer) error {
+	r = r.printable()
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "RULE\tOUTCOME\tTIME\tWHAT")
 	for _, res := range r.Results {
@@ -104,7 +139,7 @@ func (r Report) WriteTable(w io.Writer) error {
 		switch res.Outcome {
 		case Failed:
 			what = strings.Join(res.Seen, "; ")
-		case Lacking:
+		case Lacking, NotJudged:
 			what = res.Reason
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", res.Rule, res.Outcome, backend.Round(res.Duration), oneLine(what))
@@ -124,6 +159,7 @@ func WriteMatrix(w io.Writer, reports ...Report) error {
 	outcomes := map[string][]Outcome{}
 	reasons := map[string][]string{}
 	for i, r := range reports {
+		r = r.printable()
 		head = append(head, r.Name)
 		for _, res := range r.Results {
 			row := outcomes[res.Rule]

@@ -35,16 +35,18 @@ const (
 	busy               // alone, since it uses the machine or measures it
 	alone              // alone, since it does something to the whole store
 	last               // after all others
-	phases
+	first              // alone, before all others
 )
+
+var phases = []phase{first, quiet, busy, alone, last}
 
 // Rules lists the rules in the order in which results are shown.
 func Rules() []Rule {
 	var rs []Rule
 	for _, group := range [][]Rule{
-		exclusionRules, holderRules, releaseRules, renewRules, staleRules, repeatRules,
-		tokenRules, breakRules, waitingRules, contextRules, keyRules, inspectRules, lossRules,
-		closingRules, processRules, historyRules, storeRules, leftoverRules,
+		answerRules, exclusionRules, holderRules, ttlRules, releaseRules, renewRules, renewAgainRules, atomicRules, staleRules, repeatRules,
+		tokenRules, breakRules, lossNoticeRules, batchRules, waitingRules, watchRules, shortGrantRules, contextRules, keyRules, inspectRules, lossRules,
+		closingRules, wordRules, valueRules, valueSetterRules, processRules, elsewhereRules, historyRules, storeRules, leftoverRules,
 	} {
 		rs = append(rs, group...)
 	}

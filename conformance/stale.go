@@ -88,13 +88,10 @@ func staleWaiterShort(x *trial) {
 func staleAgain(x *trial) {
 	a, b := x.client(), x.client()
 	first := x.holdSilently(a, x.key(), x.ttl())
-	asked := time.Now()
-	g, at := x.takeover(b, first, x.ttl())
-	// the takeover was asked for at most one poll before it was answered
-	second := silent{g, max0(asked, at.Add(-x.poll())), at}
+	second := x.takeoverSilently(b, first, x.ttl())
+	g := second.Grant
 	for time.Since(second.answered) < g.TTL*9/10 {
 		if got, err := x.attempt(a, g.Key, x.claim(g.TTL)); err == nil && time.Since(second.asked) < g.TTL {
-			x.unlessStalled(second.asked, x.poll())
 			x.failf("a key that had just been taken over went to another with token %d, %v later, and the TTL is %v", got.Token, backend.Round(time.Since(second.asked)), g.TTL)
 		} else if err == nil {
 			return
@@ -103,13 +100,6 @@ func staleAgain(x *trial) {
 	}
 	third, _ := x.takeover(a, second, x.long())
 	x.stillHolds(b, third, "a second takeover")
-}
-
-func max0(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 func staleShown(x *trial) {

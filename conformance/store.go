@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/hasplock/hasp"
@@ -12,7 +13,8 @@ import (
 var storeRules = []Rule{
 	{ID: "skewed-clock", Statement: "a host whose wall clock is wrong neither robs nor is robbed, and can still take over", hook: hookSkew, rests: []string{"token-after-expiry", "stale-not-before-ttl"}, run: skewedClock},
 	{ID: "partition-unavailable", Statement: "a client that is cut off fails with ErrUnavailable by its context's deadline, and what it asked for can be withdrawn", hook: hookPartition, run: partitionUnavailable},
-	{ID: "partition-loss", Statement: "a holder that is cut off knows that its lease is lost before another can take over, and harms nobody when it is back", hook: hookPartition, rests: []string{"renew-extends", "heartbeat-keeps", "stale-not-before-ttl", "stale-waiter-long", "release-spares-successor"}, run: partitionLoss},
+	{ID: "partition-prompt", Statement: "a call of a client that is cut off returns when its context's deadline has passed, and not when some other time is up", hook: hookPartition, rests: []string{"partition-unavailable"}, run: partitionPrompt},
+	{ID: "partition-loss", Statement: "a holder that is cut off knows that its lease is lost before another can take over, and harms nobody when it is back", hook: hookPartition, rests: []string{"renew-extends", "stale-after-renewals", "heartbeat-keeps", "stale-not-before-ttl", "stale-waiter-long", "release-spares-successor"}, run: partitionLoss},
 	{ID: "restart-recovers", Statement: "after a restart of the store its clients work again, no key has two holders, and tokens rise", hook: hookRestart, phase: alone, run: restartRecovers},
 	{ID: "wipe-token", Statement: "tokens rise although the store has forgotten everything", hook: hookWipe, phase: alone, run: wipeToken},
 	{ID: "wipe-loss", Statement: "a holder whose store has forgotten everything learns of it by its next heartbeat once another has the key, and harms nobody", hook: hookWipe, phase: alone, rests: []string{"release-by-stranger", "renew-by-stranger", "release-spares-successor", "heartbeat-keeps"}, run: wipeLoss},
@@ -90,6 +92,79 @@ func partitionUnavailable(x *trial) {
 		return nil
 	})
 	x.acquire(b, key, x.long())
+}
+
+// partitionPrompt makes all calls at once. What is cancelled and not timed out is
+// left to those who say that they are prompt.
+func partitionPrompt(x *trial) {
+	a := x.client()
+	g, spare := x.acquire(a, x.key(), x.long()), x.acquire(a, x.key(), x.long())
+	calls := map[string]func(context.Context){
+		"Acquire": func(ctx context.Context) { _, _ = a.Acquire(ctx, x.key(), x.claim(x.ttl())) },
+		"Renew":   func(ctx context.Context) { _, _ = a.Renew(ctx, g) },
+		"Release": func(ctx context.Context) { _ = a.Release(ctx, spare) },
+		"Inspect": func(ctx context.Context) { _, _ = a.Inspect(ctx, g.Key) },
+	}
+	if _, ok := a.(backend.Breaker); ok {
+		calls["Break"] = func(ctx context.Context) { _ = backend.Break(ctx, a, g.Key, g.Token+1) }
+	}
+	if _, ok := a.(backend.Lister); ok {
+		calls["List"] = func(ctx context.Context) { _, _ = backend.List(ctx, a, g.Key) }
+	}
+	if _, ok := a.(backend.TokenRaiser); ok {
+		calls["RaiseToken"] = func(ctx context.Context) { _ = backend.RaiseToken(ctx, a, g.Key, 1) }
+	}
+	if r, ok := a.(backend.BatchRenewer); ok {
+		calls["RenewAll"] = func(ctx context.Context) { _ = r.RenewAll(ctx, []backend.Grant{g}) }
+	}
+	heal := x.cut(a)
+	const limit, bound = 300 * time.Millisecond, 1500 * time.Millisecond
+	all := func(how string, with func() (context.Context, context.CancelFunc)) {
+		var mu sync.Mutex
+		took := map[string]time.Duration{}
+		var wg sync.WaitGroup
+		begun := time.Now()
+		for what, call := range calls {
+			wg.Go(func() {
+				ctx, cancel := with()
+				defer cancel()
+				call(ctx)
+				mu.Lock()
+				defer mu.Unlock()
+				took[what] = time.Since(begun)
+			})
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); wg.Wait() }()
+		x.atMost(ended, limit+bound)
+		mu.Lock()
+		defer mu.Unlock()
+		for what := range calls {
+			if d, ok := took[what]; !ok || d > limit+bound {
+				x.unlessStalled(begun, bound/4)
+				x.latef("%s by a client that is cut off had not returned %v after its context had %s", what, bound, how)
+			}
+		}
+	}
+	all("timed out", func() (context.Context, context.CancelFunc) { return context.WithTimeout(x.ctx, limit) })
+	if backend.IsPrompt(a) {
+		all("been cancelled", func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(x.ctx)
+			time.AfterFunc(limit, cancel)
+			return ctx, cancel
+		})
+	}
+	heal()
+}
+
+// atMost waits for ch, but not for longer than that.
+func (x *trial) atMost(ch <-chan struct{}, within time.Duration) {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-ch:
+	case <-timer.C:
+	}
 }
 
 // eventually repeats what may fail for a while after the store comes back.

@@ -5,10 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -52,6 +53,9 @@ type suite struct {
 	flts  []Fault
 	count int
 	ended chan struct{}
+
+	spoiled atomic.Bool  // nothing else can be tried
+	hung    atomic.Int64 // rules whose call did not return
 }
 
 func newSuite(ctx context.Context, cfg Config) (*suite, error) {
@@ -73,31 +77,108 @@ func newSuite(ctx context.Context, cfg Config) (*suite, error) {
 	return s, nil
 }
 
-// start runs the rules that want accepts (nil for all), phase by phase, in the
-// background.
-func (s *suite) start(want func(Rule) bool) {
+// start tries the rules, phase by phase, in the background. around, if not nil, is
+// called for each of them from a goroutine of its own, and calls try, which returns
+// when the rule is decided, or does not.
+func (s *suite) start(around func(r *Rule, try func())) {
+	if around == nil {
+		around = func(_ *Rule, try func()) { try() }
+	}
 	go func() {
 		defer close(s.ended)
-		for p := phase(0); p < phases; p++ {
+		var all sync.WaitGroup
+		defer all.Wait()
+		for _, p := range phases {
 			limit := make(chan struct{}, 1)
 			if p == quiet {
 				limit = make(chan struct{}, beside)
 			}
-			var wg sync.WaitGroup
+			var tried sync.WaitGroup
 			for i := range s.rules {
 				r := &s.rules[i]
-				if r.phase != p || want != nil && !want(*r) {
+				if r.phase != p {
 					continue
 				}
 				limit <- struct{}{}
-				wg.Go(func() {
-					defer func() { <-limit }()
-					s.try(r)
+				tried.Add(1)
+				all.Go(func() {
+					// A rule that has failed may wait for one of a later phase to be
+					// decided, and is in nobody's way then.
+					leave := sync.OnceFunc(func() { <-limit; tried.Done() })
+					defer leave()
+					defer s.skip(r)
+					around(r, func() {
+						s.try(r)
+						leave()
+						s.decide(r)
+					})
 				})
 			}
-			wg.Wait()
+			tried.Wait()
 		}
 	}()
+}
+
+// skip notes that the rule was not selected, if it was not tried.
+func (s *suite) skip(r *Rule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.res[r.ID] == nil {
+		close(s.done[r.ID])
+	}
+}
+
+// decide waits until it is known whether a failure is this rule's, and tells of it.
+func (s *suite) decide(r *Rule) {
+	s.mu.Lock()
+	res := s.res[r.ID]
+	s.mu.Unlock()
+	if res.Outcome == Failed {
+		s.awaitRests(res)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(res)
+	s.count++
+	if s.cfg.Progress != nil {
+		s.cfg.Progress(s.count, len(s.rules), *res)
+	}
+}
+
+// awaitRests waits for all rules that settle looks at for res: those that it rests on,
+// and those that the failed ones of them do, also by what they have found.
+func (s *suite) awaitRests(res *Result) {
+	waited := map[string]bool{res.Rule: true}
+	next := s.restsOf(res)
+	for len(next) > 0 {
+		name := next[0]
+		next = next[1:]
+		if waited[name] {
+			continue
+		}
+		waited[name] = true
+		<-s.done[name]
+		s.mu.Lock()
+		on := s.res[name]
+		s.mu.Unlock()
+		if on != nil { // it was selected
+			next = append(next, s.restsOf(on)...)
+		}
+	}
+}
+
+// restsOf lists the rules that this one rests on: always, and by what it has found.
+func (s *suite) restsOf(res *Result) []string {
+	all := slices.Clone(foundations)
+	if res.restsOn != "" {
+		all = append(all, res.restsOn)
+	}
+	for _, r := range s.rules {
+		if r.ID == res.Rule {
+			all = append(all, r.rests...)
+		}
+	}
+	return all
 }
 
 // try decides one rule.
@@ -107,7 +188,9 @@ func (s *suite) try(r *Rule) {
 	lacks, undeclared := r.lacks(&s.cfg, s.caps)
 	switch {
 	case s.ctx.Err() != nil:
-		res.Outcome, res.Reason = Lacking, "not tried: interrupted"
+		res.Outcome, res.Reason = NotJudged, "interrupted"
+	case s.spoiled.Load():
+		res.Outcome, res.Reason = NotJudged, "not tried: "+foundations[0]+" or "+foundations[1]+" failed, on which everything rests"
 	case lacks != "":
 		res.Outcome, res.Reason = Lacking, lacks
 	case undeclared != "":
@@ -123,32 +206,39 @@ func (s *suite) try(r *Rule) {
 	res.Duration = time.Since(begun)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.res[r.ID] = res
-	s.count++
-	close(s.done[r.ID])
-	if s.cfg.Progress != nil {
-		s.cfg.Progress(s.count, len(s.rules), *res)
+	if res.Outcome == Failed && slices.Contains(foundations, r.ID) {
+		s.spoiled.Store(true)
 	}
+	s.res[r.ID] = res
+	close(s.done[r.ID])
 }
 
 // patience is how long a rule may take before it counts as hanging.
-func (s *suite) patience(scale time.Duration) time.Duration {
-	if s.cfg.brief {
-		return 15*time.Second + scale*(30*s.cfg.MinTTL+6*s.cfg.Slack)
+func (s *suite) patience(p phase, scale time.Duration) time.Duration {
+	d := 30 * time.Second
+	switch {
+	case s.cfg.brief:
+		d = 15 * time.Second
+	case p != quiet:
+		d = 45 * time.Second
 	}
-	return 45*time.Second + scale*(30*s.cfg.MinTTL+6*s.cfg.Slack)
+	// where rules hang, the others that do are not waited for as long
+	return d/time.Duration(1+min(s.hung.Load(), 2)) + scale*(30*s.cfg.MinTTL+6*s.cfg.Slack)
 }
 
 // run makes one trial of a rule and notes its outcome in res.
 func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
-	ctx, cancel := context.WithTimeout(s.ctx, s.patience(scale))
+	patience := s.patience(r.phase, scale)
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	x := &trial{s: s, rule: r, cfg: &s.cfg, ctx: ctx, scale: scale, start: time.Now()}
+	x := &trial{s: s, rule: r, cfg: &s.cfg, ctx: ctx, scale: scale, start: time.Now(), patience: patience}
 	ended := make(chan struct{})
-	go func() {
+	name := fmt.Sprintf("%s-%s-%d", s.nonce, r.ID, scale)
+	go labelled(ctx, name, func(context.Context) {
 		defer close(ended)
+		defer x.recovered()
 		r.run(x)
-	}()
+	})
 	dump := ""
 	select {
 	case <-ended:
@@ -156,10 +246,15 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 		select {
 		case <-ended:
 		case <-time.After(2 * time.Second):
-			dump = goroutines()
+			s.hung.Add(1)
+			found := stacks(name)
+			dump = strings.Join(found, "\n\n")
+			if s.ctx.Err() == nil {
+				x.errorf("a call did not return, although its context had ended: %s", waitsIn(found))
+			}
 		}
-		if s.ctx.Err() == nil {
-			x.errorf("the trial was not over after %v", s.patience(scale))
+		if s.ctx.Err() == nil && !x.failed() {
+			x.errorf("it was not over after %v", patience)
 		}
 	}
 	s.clean(x)
@@ -169,13 +264,20 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 	res.Outcome, res.Seen, res.Notes, res.Dump = Passed, x.seen, x.notes, dump
 	switch {
 	case s.ctx.Err() != nil: // and whatever was seen may come of that
-		res.Outcome, res.Reason, res.Seen = Lacking, "not tried to the end: interrupted", nil
-	case len(x.seen) > 0:
+		res.Outcome, res.Reason, res.Seen = NotJudged, "not tried to the end: interrupted", nil
+	case x.blockedBy != "":
+		res.Outcome, res.restsOn, res.Seen = Failed, x.blockedBy, append([]string{x.blocked}, x.seen...)
+	case len(x.seen) > 0 && !(scale < 8 && r.hook == "" && x.onlyUnavailable()):
 		res.Outcome = Failed
+	case len(x.seen) > 0:
+		// A request took longer than its TTL, or its time-out: that says nothing
+		// of the rule unless it is always so.
+		x.undecided = x.seen[0]
+		res.Outcome = Failed
+	case x.undecided != "" && s.stalls.since(x.start) > x.ttl()/4:
+		res.Outcome, res.Reason, res.Seen = NotJudged, "could not be decided on this machine: "+x.undecided, nil
 	case x.undecided != "":
 		res.Outcome, res.Seen = Failed, []string{"could not be decided: " + x.undecided}
-	case x.blockedBy != "":
-		res.Outcome, res.restsOn, res.Seen = Failed, x.blockedBy, []string{x.blocked}
 	case x.lacking != "":
 		res.Outcome, res.Reason = Lacking, x.lacking
 	}
@@ -184,6 +286,17 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 	s.holds = append(s.holds, x.holds...)
 	s.flts = append(s.flts, x.faults...)
 	return x
+}
+
+// onlyUnavailable tells whether all that was seen is that the store did not answer.
+// Called with mu held.
+func (x *trial) onlyUnavailable() bool {
+	for _, s := range x.seen {
+		if !strings.Contains(s, backend.ErrUnavailable.Error()) {
+			return false
+		}
+	}
+	return len(x.seen) > 0
 }
 
 // clean releases and closes what the trial has left, last first, also when the
@@ -242,31 +355,41 @@ func (s *suite) settle(res *Result) {
 		return
 	}
 	res.settled = true // rules that rest on each other end here
-	rests := []string{res.restsOn}
-	for _, r := range s.rules {
-		if r.ID == res.Rule {
-			rests = append(rests, r.rests...)
-		}
-	}
-	for _, name := range rests {
+	for _, name := range s.restsOf(res) {
 		on := s.res[name]
-		if on == nil {
+		if on == nil || on == res {
 			continue
 		}
 		s.settle(on)
 		if on.Outcome == Failed || on.untried {
-			res.Outcome, res.untried = Lacking, true
-			res.Reason = "not tried: it rests on " + name + ", which failed"
+			res.Outcome, res.untried = NotJudged, true
+			res.Reason = "it rests on " + name + ", which failed"
+			if on.untried {
+				res.Reason = "it rests on " + name + ", which is not judged"
+			}
 			res.Seen = nil
 			return
 		}
 	}
 }
 
-// goroutines dumps all stacks.
-func goroutines() string {
-	buf := make([]byte, 1<<20)
-	return string(buf[:runtime.Stack(buf, true)])
+// waitsIn says, of goroutines that hang, in which call of the backend the rule's own
+// does.
+func waitsIn(found []string) string {
+	for _, stack := range found {
+		if !strings.Contains(stack, "conformance.(*suite).run") {
+			continue
+		}
+		for _, line := range strings.Split(stack, "\n") {
+			f := strings.Fields(line) // "#", address, function+offset, file:line
+			if len(f) < 4 || !strings.Contains(f[2], "/") && !strings.HasPrefix(f[2], "main.") {
+				continue // the standard library's
+			}
+			fn, _, _ := strings.Cut(f[2], "+0x")
+			return fmt.Sprintf("it is in %s (%s)", shortFunc(fn), shortPath(f[3]))
+		}
+	}
+	return "nobody knows in which"
 }
 
 const label = "hasp-conformance"

@@ -1,8 +1,8 @@
 package conformance
 
 import (
-	"flag"
-	"regexp"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -23,39 +23,32 @@ func Run(t *testing.T, cfg Config) Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(selected(t))
-	for _, r := range s.rules {
+	// Each in a subtest of its own while it runs, so that its time is its own and what
+	// failed is told then. They do not call t.Parallel: how many may is not a question
+	// of processors.
+	s.start(func(r *Rule, try func()) {
 		t.Run(r.ID, func(t *testing.T) {
-			select {
-			case <-s.done[r.ID]:
-			case <-s.ended:
-			}
+			try()
 			s.mu.Lock()
-			res := s.res[r.ID]
+			res := *s.res[r.ID]
 			s.mu.Unlock()
-			if res == nil {
-				t.Skip("not selected by -run")
-			}
 			for _, n := range res.Notes {
 				t.Log(n)
 			}
-			if res.Outcome == Failed { // or only rests on one that did, which the end shows
-				<-s.ended
-				s.mu.Lock()
-				s.settle(res)
-				s.mu.Unlock()
-			}
 			switch res.Outcome {
 			case Failed:
+				if !testing.Verbose() { // else it is shown now
+					fmt.Fprintf(os.Stderr, "%s/%s\n", cfg.Name, res)
+				}
 				t.Error(res.String())
 				if res.Dump != "" {
 					t.Log(res.Dump)
 				}
-			case Lacking:
-				t.Skip("lacking: " + res.Reason)
+			case Lacking, NotJudged:
+				t.Skip(string(res.Outcome) + ": " + res.Reason)
 			}
 		})
-	}
+	})
 	rep := s.finish()
 	var b strings.Builder
 	if err := rep.WriteTable(&b); err != nil {
@@ -66,22 +59,4 @@ func Run(t *testing.T, cfg Config) Report {
 		t.Error(err)
 	}
 	return rep
-}
-
-// selected returns which rules -run asks for, nil for all of them.
-func selected(t *testing.T) func(Rule) bool {
-	f := flag.Lookup("test.run")
-	if f == nil {
-		return nil
-	}
-	parts := strings.Split(f.Value.String(), "/")
-	depth := strings.Count(t.Name(), "/") + 1
-	if len(parts) <= depth {
-		return nil
-	}
-	re, err := regexp.Compile(parts[depth])
-	if err != nil {
-		return nil
-	}
-	return func(r Rule) bool { return re.MatchString(r.ID) }
 }

@@ -103,7 +103,7 @@ func draw(rule string, hs []Hold, fs []Fault) timeline {
 		t.Caption += fmt.Sprintf(", %d faults", len(fs))
 	}
 	if wrong := CheckHistory(hs); len(wrong) > 0 {
-		t.Caption += "; wrong: " + wrong[0]
+		t.Caption += "; wrong: " + plain(wrong[0]) // with the key quoted
 	}
 	step := tickStep(time.Duration(end - first))
 	for at := time.Duration(0); at <= time.Duration(end-first); at += step {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"errors"
 	"math"
+	"time"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -13,6 +14,8 @@ var tokenRules = []Rule{
 	{ID: "token-after-break", Statement: "tokens never repeat or fall, even after a break", needs: []backend.Capability{backend.CapBreak}, run: tokenAfterBreak},
 	{ID: "token-after-reopen", Statement: "tokens rise when every client is closed and opened again", run: tokenAfterReopen},
 	{ID: "token-floor", Statement: "a token exceeds its claim's TokenFloor, however great, and later ones exceed it too", rests: []string{"token-rises"}, run: tokenFloor},
+	{ID: "token-floor-takeover", Statement: "a claim that takes a stale key over gets a token that exceeds its TokenFloor, and what RaiseToken asked for", rests: []string{"token-after-expiry", "stale-after-ttl", "token-floor", "token-raised"}, run: tokenFloorTakeover},
+	{ID: "token-ahead", Statement: "tokens that are ahead of the store's clock rise all the same, across a takeover, a break, a withdrawal and clients that are closed", rests: []string{"token-floor", "token-after-expiry", "token-after-break", "token-after-reopen"}, run: tokenAhead},
 	{ID: "token-exhausted", Statement: "a claim whose TokenFloor is the greatest number there is gets an error and not the key", rests: []string{"token-floor"}, run: tokenExhausted},
 	{ID: "token-raised", Statement: "RaiseToken lifts every later token, and touches neither the holder nor, if it is lower, anything", needs: []backend.Capability{backend.CapRaiseToken}, rests: []string{"token-floor"}, run: tokenRaised},
 	{ID: "token-shown", Statement: "a free key's last token, where Inspect shows one, is no greater than the next", run: tokenShown},
@@ -115,6 +118,93 @@ func tokenFloor(x *trial) {
 		last = g.Token
 		x.release(b, g)
 	}
+}
+
+func tokenFloorTakeover(x *trial) {
+	a, b := x.client(), x.client()
+	claimed, raised := x.holdSilently(a, x.key(), x.ttl()), x.holdSilently(a, x.key(), x.ttl())
+	const ahead = 1 << 59
+	raises := false
+	if _, ok := b.(backend.TokenRaiser); ok {
+		raises = true
+		if err := backend.RaiseToken(x.ctx, b, raised.Key, ahead); err != nil {
+			x.restf("token-raised", "RaiseToken gave %q", err)
+		}
+	}
+	x.sleep(time.Until(raised.answered.Add(raised.TTL + x.cfg.Slack)))
+	c := x.claim(x.long())
+	c.TokenFloor = ahead
+	g, err := x.attempt(b, claimed.Key, c)
+	if err != nil {
+		x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)
+	}
+	if g.Token <= ahead {
+		x.failf("got %d with a TokenFloor of %d, at a takeover", g.Token, c.TokenFloor)
+	}
+	if !raises {
+		return
+	}
+	if g, err = x.attempt(b, raised.Key, x.claim(x.long())); err != nil {
+		x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)
+	}
+	if g.Token <= ahead {
+		x.failf("got %d after RaiseToken to %d, at a takeover", g.Token, uint64(ahead))
+	}
+}
+
+func tokenAhead(x *trial) {
+	a, b := x.client(), x.client()
+	const ahead = 1 << 59
+	first := func(key string, ttl time.Duration) backend.Grant {
+		c := x.claim(ttl)
+		c.TokenFloor = ahead
+		g := x.acquireAs(a, key, c)
+		if g.Token <= ahead {
+			x.restf("token-floor", "got %d with a TokenFloor of %d", g.Token, c.TokenFloor)
+		}
+		return g
+	}
+	next := func(key string, last uint64, across string) uint64 {
+		g := x.acquire(b, key, x.long())
+		x.above(g.Token, last, across+", ahead of the store's clock")
+		return g.Token
+	}
+	stale := first(x.key(), x.ttl())
+	asked := time.Now()
+
+	g := first(x.key(), x.long())
+	if err := b.Release(x.ctx, backend.Grant{Key: g.Key, ID: g.ID}); err != nil {
+		x.restf("withdraw", "withdrawing a claim gave %q", err)
+	}
+	next(g.Key, g.Token, "across a withdrawal")
+
+	if _, ok := b.(backend.Breaker); ok {
+		g := first(x.key(), x.long())
+		last := g.Token
+		for range 3 {
+			x.breakKey(b, g)
+			g = x.acquire(b, g.Key, x.long())
+			x.above(g.Token, last, "across a break, ahead of the store's clock")
+			last = g.Token
+		}
+	}
+
+	d := x.client()
+	c := x.claim(x.long())
+	c.TokenFloor = ahead
+	g = x.acquireAs(d, x.key(), c)
+	x.release(d, g)
+	if err := d.Close(); err != nil {
+		x.failf("Close gave %q", err)
+	}
+	next(g.Key, g.Token, "when its client had been closed")
+
+	x.sleep(time.Until(asked.Add(stale.TTL + x.cfg.Slack)))
+	taken, err := x.attempt(b, stale.Key, x.claim(x.long()))
+	if err != nil {
+		x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)
+	}
+	x.above(taken.Token, stale.Token, "across a takeover, ahead of the store's clock")
 }
 
 func tokenExhausted(x *trial) {

@@ -23,6 +23,8 @@ type trial struct {
 	ctx   context.Context
 	scale time.Duration // doubled when the machine stalled the one before
 	start time.Time
+	// patience is how long it may take in all.
+	patience time.Duration
 
 	mu        sync.Mutex
 	seen      []string // what broke the rule
@@ -249,7 +251,36 @@ func (x *trial) attempt(b backend.Backend, key string, c backend.Claim) (backend
 		x.noteReleased(key, false)
 		x.releaseLater(b, g)
 	}
+	if definite(err) && x.has(b, key, c, err) {
+		x.blame("error-definite", "an attempt gave %q, and its claim holds the key", err)
+		x.releaseLater(b, backend.Grant{Key: key, ID: c.ID})
+	}
 	return g, err
+}
+
+// has tells whether a claim that was refused holds its key nevertheless.
+func (x *trial) has(b backend.Backend, key string, c backend.Claim, refused error) bool {
+	var held *backend.HeldError
+	if errors.As(refused, &held) {
+		return c.ID != "" && held.Record.ID == c.ID && held.Record.State == backend.Held
+	}
+	if errors.Is(refused, backend.ErrInvalidKey) || errors.Is(refused, backend.ErrClosed) || c.ID == "" {
+		return false
+	}
+	r, err := b.Inspect(x.ctx, key)
+	return err == nil && r.State == backend.Held && r.ID == c.ID
+}
+
+// blame notes that a rule that everything rests on does not hold, from any
+// goroutine: whatever this trial sees then is not judged.
+func (x *trial) blame(on, format string, args ...any) {
+	if x.rule.ID == on {
+		x.errorf(format, args...)
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.blockedBy, x.blocked = on, fmt.Sprintf(format, args...)
 }
 
 func (x *trial) releaseLater(b backend.Backend, g backend.Grant) {
@@ -344,13 +375,19 @@ func (x *trial) holdSilently(b backend.Backend, key string, ttl time.Duration) s
 // takeover claims the silent holder's key until it gets it. at is when the
 // attempt that succeeded was answered.
 func (x *trial) takeover(b backend.Backend, s silent, ttl time.Duration) (g backend.Grant, at time.Time) {
+	next := x.takeoverSilently(b, s, ttl)
+	return next.Grant, next.answered
+}
+
+// takeoverSilently is takeover by one that says nothing more after it.
+func (x *trial) takeoverSilently(b backend.Backend, s silent, ttl time.Duration) silent {
 	x.sleep(time.Until(s.asked.Add(s.TTL * 9 / 10)))
 	c := x.claim(ttl)
 	for {
 		begun := time.Now()
 		g, err := x.attempt(b, s.Key, c)
 		if err == nil {
-			return g, time.Now()
+			return silent{g, begun, time.Now()}
 		}
 		if !errors.Is(err, backend.ErrHeld) {
 			x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)

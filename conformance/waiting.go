@@ -20,7 +20,7 @@ var waitingRules = []Rule{
 	{ID: "wait-watch-stopped", Statement: "a waiter that has stopped watching is in nobody's way", needs: []backend.Capability{backend.CapWatch}, run: waitWatchStopped},
 	{ID: "wait-polls", Statement: "a waiter that retries gets a released key within a retry interval", run: waitPolls},
 	{ID: "wait-timeout", Statement: "a waiter gives up after the retries it was given, with an error that names the holder", run: waitTimeout},
-	{ID: "wait-takeover", Statement: "a waiter takes a silent holder's key over within TTL and slack, also if its next retry is far off", rests: []string{"stale-waiter-long"}, run: waitTakeover},
+	{ID: "wait-takeover", Statement: "a waiter takes a silent holder's key over within TTL and slack, also if its next retry is far off, and if it comes late", rests: []string{"stale-waiter-long", "ttl-exact"}, run: waitTakeover},
 	{ID: "try-once", Statement: "TryAcquire makes one attempt and does not wait", run: tryOnce},
 	{ID: "no-starvation", Statement: "every one of many clients that contend for a key gets it again and again", phase: busy, rests: []string{"exclusive-clients", "exclusive-race", "no-lost-update"}, run: noStarvation},
 	{ID: "fair-order", Statement: "clients that wait for a key get it in the order in which they came", hook: hookFair, needs: []backend.Capability{backend.CapWatch}, phase: busy, rests: []string{"exclusive-clients", "no-lost-update", "wait-woken", "wait-watch-again"}, run: fairOrder},
@@ -93,6 +93,9 @@ func (x *trial) granted(got <-chan acquired, within time.Duration, what string) 
 			}
 			return a
 		case <-timer.C:
+			if len(got) > 0 {
+				continue // both were ready, and select takes any of them
+			}
 			if stalled := x.s.stalls.since(begun); stalled > within/10 && time.Since(begun) < 2*within {
 				timer.Reset(within)
 				continue
@@ -294,10 +297,22 @@ func waitTakeover(x *trial) {
 	a, b := x.client(), x.client()
 	// longer than the second after which the engine looks again in any case
 	s := x.holdSilently(a, x.key(), max(x.ttl(), 1500*time.Millisecond))
-	if h := x.refused(b, s.Key); h.RetryAfter == 0 {
+	_, err := x.attempt(b, s.Key, x.claim(x.long()))
+	var h *backend.HeldError
+	switch {
+	case err == nil && time.Since(s.asked) >= s.TTL:
+		x.latef("an attempt at a key with a TTL of %v was answered %v after it was locked, with the key", s.TTL, backend.Round(time.Since(s.asked)))
+	case !errors.As(err, &h):
+		x.restf("exclusive-clients", "an attempt at a held key gave %v, not a *HeldError", err)
+	case h.RetryAfter == 0:
 		x.lackf("its *HeldError does not say how long to wait (RetryAfter is 0)")
 	}
+	// One that comes late looks again after a second, as it always does; what it is
+	// told then has to say how much is left, and not how much there was.
+	l := x.holdSilently(a, x.key(), max(x.ttl(), x.cfg.Slack+2200*time.Millisecond))
 	got, _ := x.waiter(x.ctx, s.Key, hourly)
+	x.sleep(time.Until(l.asked.Add(l.TTL - 1600*time.Millisecond)))
+	late, _ := x.waiter(x.ctx, l.Key, hourly)
 	within := time.Until(s.answered.Add(s.TTL)) + x.cfg.Slack + 2*time.Second
 	x.sleep(within / 2)
 	x.sleep(within/2 + x.s.stalls.since(s.asked))
@@ -310,6 +325,8 @@ func waitTakeover(x *trial) {
 	if early := w.at.Sub(s.asked); early < s.TTL {
 		x.restf("stale-not-before-ttl", "a waiter took over after %v of a TTL of %v", early, s.TTL)
 	}
+	x.granted(late, max(0, time.Until(l.answered.Add(l.TTL+x.slack(l.answered)+500*time.Millisecond))),
+		fmt.Sprintf("a waiter that came %v before a silent holder's TTL of %v had run out", 1600*time.Millisecond, l.TTL))
 }
 
 func tryOnce(x *trial) {

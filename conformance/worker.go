@@ -63,6 +63,7 @@ const (
 	doWatch   = "watch"   // waits for the key in the background
 	doStatus  = "status"
 	doRelease = "release"
+	doBreak   = "break"
 	doCount   = "count"   // adds to a counter in a file, under the lock
 	doContend = "contend" // takes and releases the key until it is ended
 )
@@ -71,6 +72,7 @@ type request struct {
 	Do          string
 	Key         string        `json:",omitempty"`
 	File        string        `json:",omitempty"`
+	Token       uint64        `json:",omitempty"`
 	Rounds      int           `json:",omitempty"`
 	TTL         time.Duration `json:",omitempty"`
 	Retry       time.Duration `json:",omitempty"`
@@ -212,12 +214,28 @@ func (w *workerState) obey(ctx context.Context, r request) reply {
 			return failure(err)
 		}
 		return reply{At: clock()}
+	case doBreak:
+		return w.breakKey(ctx, r)
 	case doCount:
 		return w.count(ctx, r)
 	case doContend:
 		return w.contend(ctx, r)
 	}
 	return failure(fmt.Errorf("unknown request %q", r.Do))
+}
+
+func (w *workerState) breakKey(ctx context.Context, r request) reply {
+	b, err := w.b()
+	if err == nil {
+		err = backend.Break(ctx, b, r.Key, r.Token)
+		if cerr := b.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		return failure(err)
+	}
+	return reply{At: clock()}
 }
 
 func (w *workerState) status() reply {

@@ -1,0 +1,215 @@
+package conformance
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// What looks and then acts, in two requests, is right until a takeover comes in
+// between. It has to come at that moment, so these rules try it with many keys.
+var atomicRules = []Rule{
+	{ID: "renew-atomic", Statement: "a Renew that a takeover comes in between neither takes the key back nor changes how long its new holder has it", phase: busy, rests: []string{"withdraw", "renew-after-takeover", "renew-after-release"}, run: renewAtomic},
+	{ID: "release-atomic", Statement: "a Release that a takeover comes in between frees nobody", phase: busy, rests: []string{"withdraw", "release-spares-successor"}, run: releaseAtomic},
+	{ID: "expiry-atomic", Statement: "a Renew or a Release at the moment at which the TTL runs out, with another at the door, harms nobody", rests: []string{"stale-not-before-ttl", "stale-after-ttl", "renew-atomic", "release-atomic"}, run: expiryAtomic},
+	{ID: "break-atomic", Statement: "a Break that a takeover comes in between frees nobody but the holder it names", phase: busy, needs: []backend.Capability{backend.CapBreak}, rests: []string{"withdraw", "break-exact", "release-atomic"}, run: breakAtomic},
+}
+
+// contested is a key that changed hands while the former holder's request was under way.
+type contested struct {
+	old  silent
+	next backend.Grant
+	by   backend.Backend
+}
+
+// eager claims the key until it gets it. It returns false if it did not in time.
+func (x *trial) eager(b backend.Backend, key string, pause time.Duration, until time.Time) (backend.Grant, bool) {
+	c := x.claim(x.long())
+	for time.Now().Before(until) && x.ctx.Err() == nil {
+		g, err := x.attempt(b, key, c)
+		if err == nil {
+			return g, true
+		}
+		if !errors.Is(err, backend.ErrHeld) && !errors.Is(err, backend.ErrUnavailable) {
+			x.errorf("an attempt gave %q", err)
+			return g, false
+		}
+		if pause == 0 {
+			runtime.Gosched()
+		} else {
+			time.Sleep(pause)
+		}
+	}
+	return backend.Grant{}, false
+}
+
+// withdrawn has the former holder's request race with a takeover at once: another
+// client withdraws the grant and its successor claims the key, at moments that
+// sweep over the time that the request takes.
+func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
+	a, b, d := x.client(), x.client(), x.client()
+	const beside = 4 // keys at a time
+	var mu sync.Mutex
+	var got []contested
+	var usual time.Duration // that a request takes
+	for range 3 {
+		g := x.acquire(a, x.key(), x.ttl())
+		begun := time.Now()
+		x.release(a, g)
+		usual = max(usual, time.Since(begun))
+	}
+	for round := range rounds {
+		// from one request's time before the other to one after it
+		off := usual * time.Duration(2*round-rounds) / time.Duration(rounds)
+		var wg sync.WaitGroup
+		for range beside {
+			key := x.key()
+			s := silent{asked: time.Now()}
+			s.Grant = x.acquire(a, key, x.ttl())
+			start := make(chan struct{})
+			after := func(d time.Duration) {
+				<-start
+				for begun := time.Now(); time.Since(begun) < d; {
+					runtime.Gosched() // a timer is too coarse
+				}
+			}
+			wg.Go(func() {
+				after(max(0, -off))
+				_ = old(s)
+			})
+			wg.Go(func() {
+				after(max(0, off))
+				_ = d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
+			})
+			wg.Go(func() {
+				<-start
+				if next, ok := x.eager(b, key, 0, time.Now().Add(x.soon()+x.ttl())); ok {
+					mu.Lock()
+					got = append(got, contested{s, next, b})
+					mu.Unlock()
+				} else {
+					x.errorf("a key that was withdrawn was not to be had within %v", x.soon())
+				}
+			})
+			close(start)
+		}
+		wg.Wait()
+		if x.failed() {
+			return nil
+		}
+	}
+	return got
+}
+
+// expired has the former holders' requests race with takeovers at the moment at
+// which their TTLs run out, all at once.
+func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
+	a, b := x.client(), x.client()
+	held := make([]silent, keys)
+	var wg sync.WaitGroup
+	for i := range held {
+		key := x.key()
+		wg.Go(func() {
+			s := silent{asked: time.Now()}
+			var err error
+			if s.Grant, err = x.attempt(a, key, x.claim(x.ttl())); err != nil {
+				x.errorf("a free key was refused: %v", err)
+			}
+			s.answered = time.Now()
+			held[i] = s
+		})
+	}
+	wg.Wait()
+	if x.failed() {
+		return nil
+	}
+	var mu sync.Mutex
+	var got []contested
+	for i, s := range held {
+		until := s.answered.Add(2*s.TTL + x.slack(s.answered))
+		wg.Go(func() {
+			x.sleepOr(time.Until(s.asked.Add(s.TTL * 95 / 100)))
+			if next, ok := x.eager(b, s.Key, x.poll()/10, until); ok {
+				mu.Lock()
+				got = append(got, contested{s, next, b})
+				mu.Unlock()
+			}
+		})
+		wg.Go(func() {
+			// around the moment, some before and some after it
+			off := time.Duration(i-keys/2) * 300 * time.Microsecond
+			x.sleepOr(time.Until(s.asked.Add(s.TTL + off)))
+			_ = old(i, s)
+		})
+	}
+	wg.Wait()
+	return got
+}
+
+// sleepOr is sleep for a goroutine that is not the rule's own.
+func (x *trial) sleepOr(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-x.ctx.Done():
+	}
+}
+
+// undisturbed checks that each new holder has its key, and for how long.
+func (x *trial) undisturbed(got []contested, what string) {
+	if len(got) == 0 {
+		return
+	}
+	settled := time.Now()
+	b := got[0].by
+	for _, c := range got {
+		r := x.inspect(b, c.next.Key)
+		if r.State != backend.Held || r.Token != c.next.Token || r.ID != c.next.ID {
+			x.failf("%s by a former holder, token %d, that a takeover came in between undid the takeover: token %d is gone, and the key is %s", what, c.old.Token, c.next.Token, r)
+		}
+		if r.Remaining != 0 && r.Remaining < c.next.TTL-time.Since(c.old.asked)-x.cfg.Slack-time.Second {
+			x.failf("%s by a former holder, with a TTL of %v, that a takeover came in between changed how long its new holder has the key, from %v to %v", what, c.old.TTL, c.next.TTL, r.Remaining)
+		}
+	}
+	x.notef("%d takeovers while %s was under way, looked at after %v", len(got), what, backend.Round(time.Since(settled)))
+}
+
+func (x *trial) rounds(n int) int {
+	if x.cfg.brief {
+		return n / 2
+	}
+	return n
+}
+
+func renewAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error {
+		_, err := a.Renew(x.ctx, s.Grant)
+		return err
+	}), "Renew")
+}
+
+func releaseAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return a.Release(x.ctx, s.Grant) }), "Release")
+}
+
+func expiryAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.expired(24, func(i int, s silent) error {
+		if i%2 == 0 {
+			return a.Release(x.ctx, s.Grant)
+		}
+		_, err := a.Renew(x.ctx, s.Grant)
+		return err
+	}), "Renew or Release")
+}
+
+func breakAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return backend.Break(x.ctx, a, s.Key, s.Token) }), "Break")
+}

@@ -1,0 +1,117 @@
+package conformance
+
+import (
+	"crypto/rand"
+	"errors"
+	"sort"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+// What is asked for many keys at once has no limit that nobody was told of.
+var batchRules = []Rule{
+	{ID: "renew-batch-order", Statement: "the answers of a batch are in the order of its grants, whatever became of each", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-after-release"}, run: renewBatchOrder},
+	{ID: "renew-batch-many", Statement: "a batch of hundreds renews every one of them", needs: []backend.Capability{backend.CapBatchRenew}, phase: busy, rests: []string{"renew-batch", "renew-extends"}, run: renewBatchMany},
+	{ID: "list-many", Statement: "List returns every one of hundreds of held keys, in byte order", needs: []backend.Capability{backend.CapList}, phase: busy, rests: []string{"list-exact"}, run: listMany},
+}
+
+func renewBatchOrder(x *trial) {
+	a := x.client()
+	const n = 24
+	gs := make([]backend.Grant, n)
+	lost := make([]bool, n)
+	for i := range gs {
+		gs[i] = x.acquire(a, x.key(), x.long())
+		if lost[i] = i%3 == 1 || i%7 == 2; lost[i] { // no pattern that another order has too
+			x.release(a, gs[i])
+		}
+	}
+	for range 3 {
+		rs := a.(backend.BatchRenewer).RenewAll(x.ctx, gs)
+		if len(rs) != n {
+			x.failf("a batch of %d has %d answers", n, len(rs))
+		}
+		for i, r := range rs {
+			switch {
+			case lost[i] && !errors.Is(r.Err, backend.ErrLost):
+				x.failf("the %d. grant of a batch was released, and the %d. answer says %v", i+1, i+1, r.Err)
+			case !lost[i] && r.Err != nil:
+				x.failf("the %d. grant of a batch is live, and the %d. answer says %q", i+1, i+1, r.Err)
+			case !lost[i] && (r.Grant.Key != gs[i].Key || r.Grant.Token != gs[i].Token || r.Grant.ID != gs[i].ID):
+				x.failf("the %d. grant of a batch has token %d of %q, and the %d. answer token %d of %q", i+1, gs[i].Token, gs[i].Key, i+1, r.Grant.Token, r.Grant.Key)
+			}
+			if !lost[i] {
+				gs[i] = r.Grant
+			}
+		}
+	}
+}
+
+// many locks n keys at once and returns their grants.
+func (x *trial) many(b backend.Backend, base string, n int, ttl time.Duration) []backend.Grant {
+	gs := make([]backend.Grant, n)
+	x.each(n, func(i int) {
+		var err error
+		if gs[i], err = x.attempt(b, base+"/"+rand.Text(), x.claim(ttl)); err != nil {
+			x.errorf("a free key was refused: %v", err)
+		}
+	})
+	if x.failed() {
+		x.failf("so no more can be said")
+	}
+	return gs
+}
+
+func renewBatchMany(x *trial) {
+	const n = 300
+	a, b := x.client(), x.client()
+	asked := time.Now()
+	ttl := 2 * x.steady()
+	gs := x.many(a, x.key(), n, ttl)
+	x.sleep(time.Until(asked.Add(ttl / 2)))
+	begun := time.Now()
+	rs := a.(backend.BatchRenewer).RenewAll(x.ctx, gs)
+	if len(rs) != n {
+		x.failf("a batch of %d has %d answers", n, len(rs))
+	}
+	for i, r := range rs {
+		if r.Err != nil {
+			x.unlessStalled(asked, ttl/8)
+			x.latef("the %d. answer of a batch of %d, %v after the first claim and with a TTL of %v, is %q", i+1, n, backend.Round(begun.Sub(asked)), ttl, r.Err)
+		}
+	}
+	// when what was claimed at first has run out
+	x.sleep(time.Until(begun.Add(ttl * 3 / 4)))
+	x.each(n, func(i int) {
+		_, err := x.attempt(b, gs[i].Key, x.claim(ttl))
+		if gone := time.Since(begun); err == nil && gone < ttl {
+			x.errorf("%v after a batch of %d was renewed, with a TTL of %v, a stranger got the %d. key", backend.Round(gone), n, ttl, i+1)
+		}
+	})
+}
+
+func listMany(x *trial) {
+	const n = 300
+	a, b := x.client(), x.client()
+	base := x.key()
+	gs := x.many(a, base, n, x.long())
+	want := make([]string, n)
+	for i, g := range gs {
+		want[i] = g.Key
+	}
+	sort.Strings(want)
+	rs, err := backend.List(x.ctx, b, base+"/")
+	if err != nil {
+		x.failf("List gave %q", err)
+	}
+	if len(rs) != n {
+		x.failf("%d keys are held, and List has %d", n, len(rs))
+	}
+	for i, r := range rs {
+		if r.Key != want[i] {
+			x.failf("List has key %q in place %d, where %q belongs", r.Key, i+1, want[i])
+		}
+	}
+	x.each(n, func(i int) { _ = a.Release(x.ctx, gs[i]) })
+}

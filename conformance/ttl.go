@@ -1,0 +1,158 @@
+package conformance
+
+import (
+	"crypto/rand"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+var ttlRules = []Rule{
+	{ID: "ttl-exact", Statement: "a TTL is kept to the fraction of a second, and not for longer than it says", rests: []string{"stale-not-before-ttl", "stale-after-ttl"}, run: ttlExact},
+	{ID: "ttl-largest", Statement: "the longest TTL there is gets an error, or a lock that is held", rests: []string{"ttl-long"}, run: ttlLargest},
+	{ID: "stale-untouched", Statement: "nothing that others do prolongs a silent holder's lock: they may look, list, wait, raise tokens, and try to renew, free or break it", rests: []string{"stale-after-ttl", "ttl-exact"}, run: staleUntouched},
+}
+
+// telling is a TTL with a fraction of a second that is so long that twice as much
+// is more than the slack can hide.
+func (x *trial) telling() time.Duration {
+	least := max(x.ttl(), 2*x.cfg.Slack+100*time.Millisecond)
+	ttl := least.Truncate(time.Second) + 400*time.Millisecond
+	for ttl < least {
+		ttl += time.Second
+	}
+	return ttl
+}
+
+func ttlExact(x *trial) {
+	a, b := x.client(), x.client()
+	s := x.holdSilently(a, x.key(), x.telling())
+	c := x.claim(x.long())
+	for {
+		begun := time.Now()
+		g, err := x.attempt(b, s.Key, c)
+		took := time.Since(s.asked)
+		if err == nil {
+			if took < s.TTL {
+				x.failf("a claim got token %d %v after the last sign of life of a holder whose TTL is %v", g.Token, backend.Round(took), s.TTL)
+			}
+			x.notef("taken over %v after a TTL of %v had run out", backend.Round(time.Since(s.answered.Add(s.TTL))), s.TTL)
+			return
+		}
+		if !errors.Is(err, backend.ErrHeld) {
+			x.restf("stale-after-ttl", "an attempt at a held key gave %q", err)
+		}
+		if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+			x.failf("%v after its holder's TTL of %v had run out the key was still %q", backend.Round(late), s.TTL, err)
+		}
+		x.sleep(x.poll())
+	}
+}
+
+func ttlLargest(x *trial) {
+	a, b := x.client(), x.client()
+	for _, ttl := range []time.Duration{math.MaxInt64, math.MaxInt64 - time.Duration(time.Now().UnixNano()) + 1, 100 * 365 * 24 * time.Hour} {
+		key := x.key()
+		c := x.claim(ttl)
+		g, err := x.attempt(a, key, c)
+		if err != nil {
+			if errors.Is(err, backend.ErrHeld) || errors.Is(err, backend.ErrLost) {
+				x.failf("a claim of a free key with a TTL of %v gave %q", ttl, err)
+			}
+			_ = a.Release(x.ctx, backend.Grant{Key: key, ID: c.ID}) // it may be of unknown outcome
+			x.isFree(b, key, "a claim that was refused for its TTL")
+			x.notef("a TTL of %d years is refused: %v", int(ttl.Hours()/24/365), err)
+			continue
+		}
+		if g.TTL < ttl {
+			x.failf("claimed %v and got %v", ttl, g.TTL)
+		}
+		if g2, err := x.attempt(b, key, x.claim(x.long())); err == nil {
+			x.failf("another got token %d of a key that was held with a TTL of %v", g2.Token, ttl)
+		}
+		if r := x.inspect(b, key); r.State != backend.Held || r.Remaining < 0 {
+			x.failf("with a TTL of %v the key is %s, and %v are left", ttl, r, r.Remaining)
+		}
+		if g, err = a.Renew(x.ctx, g); err != nil {
+			x.failf("Renew with a TTL of %v gave %q", ttl, err)
+		}
+		if g2, err := x.attempt(b, key, x.claim(x.long())); err == nil {
+			x.failf("another got token %d of a key that was renewed with a TTL of %v", g2.Token, ttl)
+		}
+		x.release(a, g)
+		x.isFree(b, key, "Release")
+	}
+}
+
+// staleUntouched has one key for each thing that others may do, so that a failure
+// names it.
+func staleUntouched(x *trial) {
+	a, b := x.client(), x.client()
+	type thing struct {
+		what string
+		do   func(s silent)
+	}
+	things := []thing{
+		{"Inspect", func(s silent) { _, _ = b.Inspect(x.ctx, s.Key) }},
+		{"attempts that were refused", func(s silent) {
+			g, err := x.attempt(b, s.Key, x.claim(x.long()))
+			if err != nil {
+				return
+			}
+			if took := time.Since(s.asked); took < s.TTL {
+				x.restf("stale-not-before-ttl", "a claim got the key %v after the last sign of life of a holder with a TTL of %v", backend.Round(took), s.TTL)
+			}
+			x.release(b, g) // the store was slow; whether the key comes free was not to be seen this time
+		}},
+		{"Renew by another claim", func(s silent) {
+			_, _ = b.Renew(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token, TTL: s.TTL})
+		}},
+		{"Release by another claim", func(s silent) { _ = b.Release(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token}) }},
+	}
+	if _, ok := b.(backend.Breaker); ok {
+		things = append(things, thing{"Break with another token", func(s silent) { _ = backend.Break(x.ctx, b, s.Key, s.Token+1) }})
+	}
+	if _, ok := b.(backend.Lister); ok {
+		things = append(things, thing{"List", func(s silent) { _, _ = backend.List(x.ctx, b, s.Key) }})
+	}
+	if _, ok := b.(backend.TokenRaiser); ok {
+		things = append(things, thing{"RaiseToken", func(s silent) { _ = backend.RaiseToken(x.ctx, b, s.Key, s.Token+10) }})
+	}
+	if w, ok := b.(backend.Watcher); ok {
+		things = append(things, thing{"watches", func(s silent) {
+			if _, stop, err := w.Watch(x.ctx, s.Key, x.claim(x.long())); err == nil {
+				_ = stop(x.ctx, false)
+			}
+		}})
+	}
+	held := make([]silent, len(things))
+	for i := range things {
+		held[i] = x.holdSilently(a, x.key(), x.telling())
+	}
+	// the last time is late in the TTL, so that it would count for most of another
+	ttl := held[0].TTL
+	for _, part := range []time.Duration{2, 5, 7, 8} {
+		x.sleep(time.Until(held[0].asked.Add(ttl * part / 10)))
+		for i, th := range things {
+			if time.Since(held[i].asked) < ttl*9/10 {
+				th.do(held[i])
+			}
+		}
+	}
+	for i, th := range things {
+		s := held[i]
+		x.sleep(time.Until(s.asked.Add(s.TTL)))
+		for {
+			begun := time.Now()
+			if _, err := x.attempt(b, s.Key, x.claim(x.long())); err == nil {
+				break
+			}
+			if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+				x.failf("%v after its holder's TTL of %v had run out the key was still held: %s prolonged it", backend.Round(late), s.TTL, th.what)
+			}
+			x.sleep(x.poll())
+		}
+	}
+}
