@@ -63,7 +63,7 @@ func TestEnvironmentAndStandardStreams(t *testing.T) {
 
 // A hasp run by a hasp's command gives its own token, once.
 func TestEnvironmentOfANestedRun(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	code, out, stderr := run(t, "run", dir+"/outer", "--", bin, "run", dir+"/inner", "--", "env")
 	if code != 0 || strings.Count(out, "HASP_TOKEN=") != 1 || !strings.Contains(out, "HASP_KEY="+dir+"/inner\n") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
@@ -71,7 +71,7 @@ func TestEnvironmentOfANestedRun(t *testing.T) {
 }
 
 func TestKeysOfAStore(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	t.Setenv("HASP_URL", "efs://"+dir)
 	code, out, stderr := run(t, "run", "deep/in/key", "--", "sh", "-c", `echo $HASP_KEY`)
 	if code != 0 || out != "deep/in/key\n" {
@@ -85,7 +85,7 @@ func TestKeysOfAStore(t *testing.T) {
 // A path goes where the kernel says, not where its text seems to: another program
 // that opens the same path must find the same lock.
 func TestDotDotAfterALink(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if err := os.MkdirAll(filepath.Join(dir, "far", "away"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestNoLockfile(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key, mark := filepath.Join(dir, "lock"), filepath.Join(dir, "done")
 	once := func() (code int, ran bool) {
 		t.Helper()
@@ -138,7 +138,7 @@ func TestOnce(t *testing.T) {
 }
 
 func TestOnceAmongMany(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key, mark := filepath.Join(dir, "lock"), filepath.Join(dir, "done")
 	var ps []*proc
 	for range 8 {
@@ -168,7 +168,7 @@ func golden(s string, names ...string) string {
 const heldJSON = `{"key":"<0>/lock","state":"held","holder":{"owner":"<s>","host":"<s>","pid":<n>},"token":<n>,"ttl_seconds":60,"held_seconds":<s>,"remaining_seconds":<s>,"note":""}`
 
 func TestJSON(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key := filepath.Join(dir, "lock")
 	ask := func(want string, wantCode int, args ...string) {
 		t.Helper()
@@ -196,7 +196,7 @@ func TestJSON(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key := filepath.Join(dir, "lock")
 	p := holding(t, key, "--owner", "me")
 	_, out, _ := run(t, "status", key)
@@ -204,7 +204,7 @@ func TestText(t *testing.T) {
 		t.Errorf("status: %q, want %q first", out, want)
 	}
 	_, list, _ := run(t, "list", dir)
-	if !strings.HasPrefix(list, key+": held by me (host ") {
+	if lines := strings.Split(list, "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "KEY ") || strings.Index(lines[0], "HOLDER") != strings.Index(lines[1], "me (host ") {
 		t.Errorf("list: %q", list)
 	}
 	code, _, stderr := run(t, "break", key, "--token", "1")
@@ -219,7 +219,7 @@ func TestText(t *testing.T) {
 
 // Looking does not make anything.
 func TestLookingAtADirectoryThatIsNotThere(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "missing")
+	dir := filepath.Join(tempDir(t), "missing")
 	for _, args := range [][]string{{"status", dir + "/lock"}, {"break", dir + "/lock", "--token", "0"}} {
 		if code, out, stderr := run(t, args...); code != 0 || !strings.Contains(out, dir) {
 			t.Errorf("%q: exit %d: %s%s", args, code, out, stderr)
@@ -234,6 +234,10 @@ func TestLookingAtADirectoryThatIsNotThere(t *testing.T) {
 }
 
 func TestVersionAndCompletion(t *testing.T) {
+	_, long, _ := run(t, "version")
+	if code, out, _ := run(t, "--version"); code != 0 || out != long || !strings.HasPrefix(out, "hasp ") {
+		t.Errorf("--version: exit %d: %q, want %q", code, out, long)
+	}
 	code, out, _ := run(t, "version", "-o", "json")
 	var v struct {
 		Go       string
@@ -251,7 +255,7 @@ func TestVersionAndCompletion(t *testing.T) {
 
 // A scheme that this program lacks is the business of the program hasp-SCHEME.
 func TestHandOver(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	script := "#!/bin/sh\necho \"$@\"\nexit 5\n"
 	if err := os.WriteFile(filepath.Join(dir, "hasp-elsewhere"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)

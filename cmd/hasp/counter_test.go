@@ -18,7 +18,7 @@ func TestCounter(t *testing.T) {
 	if testing.Short() {
 		rounds = 10
 	}
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key, counter := filepath.Join(dir, "KEY"), filepath.Join(dir, "counter")
 	if err := os.WriteFile(counter, []byte("0\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -48,8 +48,8 @@ done`
 	if got := names(t, dir); got != ".KEY.hasp counter" {
 		t.Errorf("what is left: %s", got)
 	}
-	if got := names(t, filepath.Join(dir, ".KEY.hasp")); strings.Contains(got, " ") || !strings.HasSuffix(got, ".free") {
-		t.Errorf("what is left of the state: %q, want one free baton", got)
+	if got := names(t, filepath.Join(dir, ".KEY.hasp")); strings.Count(got, " ") != 1 || !strings.Contains(got, ".free.e") || !strings.Contains(got, " rest.") {
+		t.Errorf("what is left of the state: %q, want one free baton, and its guard at rest", got)
 	}
 }
 

@@ -31,7 +31,7 @@ func TestExitStatusIsTheCommands(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	key := filepath.Join(dir, "sub", "lock")
 	for _, c := range []struct {
 		args []string
@@ -48,6 +48,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", "--timeout", "-1s", key, "--", "true"}, "--timeout -1s: it must not be negative"},
 		{[]string{"run", "--timeout", "0", key, "--", "true"}, "--timeout 0"},
 		{[]string{"run", "--timeout", "soon", key, "--", "true"}, "soon"},
+		{[]string{"run", "--timeout", "300", key, "--", "true"}, `"--timeout" flag: it has no unit: write 300s`},
+		{[]string{"run", "--grace", "1.5", key, "--", "true"}, "write 1.5s"},
+		{[]string{"verify", "--slack", "2", "mem:"}, "write 2s"},
 		{[]string{"run", "--retry-interval", "-5s", key, "--", "true"}, "--retry-interval -5s"},
 		{[]string{"run", "--max-wait", "-5s", key, "--", "true"}, "--max-wait -5s"},
 		{[]string{"run", "--max-retries", "-2", key, "--", "true"}, "--max-retries -2"},
@@ -69,6 +72,17 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", "--on", "nosuch://host", "k", "--", "true"}, `no backend for scheme "nosuch"`},
 		{[]string{"run", "--on", "redis://h", "--no-lockfile", "k", "--", "true"}, "--no-lockfile"},
 		{[]string{"once", key, "--", "true"}, "--unless PATH is missing"},
+		{[]string{"once", key, "--keep", "--unless", dir, "--", "true"}, "give one"},
+		{[]string{"once", key, "--keep"}, "command is missing"},
+		{[]string{"once", filepath.Join(dir, "a\nb"), "--keep", "--", "true"}, "invalid key"},
+		{[]string{"value"}, "accepts 1 arg"},
+		{[]string{"value", filepath.Join(dir, "a\nb")}, "invalid key"},
+		{[]string{"value", dir + "/"}, "is a directory"},
+		{[]string{"forget", filepath.Join(dir, "a\nb")}, "invalid key"},
+		{[]string{"forget", key, "--timeout", "0"}, "--timeout 0"},
+		{[]string{"forget", key, "--grace", "1s"}, "unknown flag: --grace"},
+		{[]string{"raise", key}, "--token is missing"},
+		{[]string{"raise", key, "--token", "-1"}, "-1"},
 		{[]string{"status"}, "accepts 1 arg"},
 		{[]string{"status", dir + "/"}, "is a directory"},
 		{[]string{"list"}, "want --on URL"},
@@ -90,7 +104,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestCommandIsLookedUpBeforeLocking(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	plain := filepath.Join(dir, "plain")
 	if err := os.WriteFile(plain, []byte("#!/bin/sh\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -117,7 +131,7 @@ func TestCommandIsLookedUpBeforeLocking(t *testing.T) {
 }
 
 func TestNotAProgramReleasesTheLock(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	bad := filepath.Join(dir, "bad")
 	if err := os.WriteFile(bad, []byte("\x7fELF, not really"), 0o755); err != nil {
 		t.Fatal(err)
@@ -132,7 +146,7 @@ func TestNotAProgramReleasesTheLock(t *testing.T) {
 }
 
 func TestStoreErrors(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -159,7 +173,7 @@ func TestStoreErrors(t *testing.T) {
 }
 
 func TestNoPermission(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	for _, d := range []string{dir, filepath.Dir(dir)} {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)

@@ -2,18 +2,13 @@ module github.com/hasplock/hasp/cmd/hasp
 
 go 1.26.0
 
-replace github.com/hasplock/hasp => ../..
-
-replace github.com/hasplock/hasp/redislock => ../../redislock
-
-replace github.com/hasplock/hasp/etcdlock => ../../etcdlock
-
 require (
-	github.com/hasplock/hasp v0.0.0
-	github.com/hasplock/hasp/etcdlock v0.0.0
-	github.com/hasplock/hasp/redislock v0.0.0
+	github.com/hasplock/hasp v0.1.0
+	github.com/hasplock/hasp/etcdlock v0.1.0
+	github.com/hasplock/hasp/redislock v0.1.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/spf13/cobra v1.10.2
+	github.com/spf13/pflag v1.0.9
 	golang.org/x/sys v0.49.0
 )
 
@@ -26,7 +21,6 @@ require (
 	github.com/hashicorp/errwrap v1.0.0 // indirect
 	github.com/hashicorp/go-multierror v1.1.1 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
 	go.etcd.io/etcd/api/v3 v3.7.3 // indirect
 	go.etcd.io/etcd/client/pkg/v3 v3.7.3 // indirect
 	go.etcd.io/etcd/client/v3 v3.7.3 // indirect

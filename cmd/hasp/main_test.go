@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +20,7 @@ import (
 	"time"
 )
 
-// bin is the command, built once.
+// bin is the command, built once, with hasp-etcd beside it.
 var bin string
 
 // echoVar makes this program one that says which signals it gets, until its
@@ -62,10 +63,16 @@ func TestMain(m *testing.M) {
 	if os.Getenv(echoVar) != "" {
 		echo()
 	}
+	// Under nohup, what is started here would ignore it too. What is caught is not passed on.
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // those that are parallel wait
 	dir, err := os.MkdirTemp("", "hasp-test-")
 	if err == nil {
 		bin = filepath.Join(dir, "hasp")
-		build := exec.Command("go", "build", "-o", bin, ".")
+		build := exec.Command("go", "build", "-o", dir+"/", ".", "./hasp-etcd")
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		err = build.Run()
 	}
@@ -101,8 +108,17 @@ func start(t *testing.T, args ...string) *proc {
 
 func startCmd(t *testing.T, cmd *exec.Cmd) *proc {
 	t.Helper()
+	stderr := &watched{}
+	cmd.Stderr = stderr
+	p := startOn(t, cmd)
+	p.stderr = stderr
+	return p
+}
+
+// startOn leaves standard error as it is.
+func startOn(t *testing.T, cmd *exec.Cmd) *proc {
+	t.Helper()
 	p := &proc{t: t, cmd: cmd, stderr: &watched{}, done: make(chan struct{})}
-	p.cmd.Stderr = p.stderr
 	// Children of a hasp that was killed may keep standard error open.
 	p.cmd.WaitDelay = time.Second
 	var err error
@@ -190,7 +206,11 @@ func (p *proc) signal(sig syscall.Signal) {
 // run runs hasp to its end.
 func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	cmd := exec.Command(bin, args...)
+	return runCmd(t, exec.Command(bin, args...))
+}
+
+func runCmd(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
+	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -256,7 +276,7 @@ func asNobody(t *testing.T, args ...string) *proc {
 		t.Skip("only root can become another user; what it is for is tested by CI, which is root")
 	}
 	// The build is in a directory that only its owner may enter.
-	open := filepath.Join(t.TempDir(), "hasp")
+	open := filepath.Join(tempDir(t), "hasp")
 	if err := os.Link(bin, open); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +292,27 @@ func asNobody(t *testing.T, args ...string) *proc {
 }
 
 // lockPath returns the path of a lock file in a new directory.
-func lockPath(t *testing.T) string { return filepath.Join(t.TempDir(), "lock") }
+func lockPath(t *testing.T) string { return filepath.Join(tempDir(t), "lock") }
+
+// tempDir is a folder that is removed when the test has ended. The guard process of a hasp
+// that is killed then may be about to free its lock in there, so more than one try is made.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hasp-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := os.RemoveAll(dir)
+		for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); err = os.RemoveAll(dir) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
 
 // holding starts a hasp that holds the lock until its standard input ends.
 func holding(t *testing.T, key string, flags ...string) *proc {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -124,6 +125,63 @@ func TestTerminalShowsWhoHoldsIt(t *testing.T) {
 	}
 	if s := screen.String(); !strings.Contains(s, "\r\x1b[Kmine") {
 		t.Errorf("the line was not taken away: %q", s)
+	}
+}
+
+// On every store the line fits into 80 columns, whatever the names, and says who
+// holds the lock, for how long, and what is left of the waiting; and it moves.
+func TestTerminalLineFits(t *testing.T) {
+	for name, url := range stores(t) {
+		for i, owner := range []string{"me", "trainer-" + strings.Repeat("long-", 20) + "7", strings.Repeat("鎖", 40)} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				key := fmt.Sprintf("a/directory/that-is-so-deep/that/it-does-not/fit-into-the-line-%d/lock", i)
+				holder := holding(t, key, "--on", url, "--owner", owner)
+				p, _, screen := onTerminal(t, bin, "run", "--on", url, "--max-wait", "10m", key, "--", "echo", "mine")
+				line := regexp.MustCompile(`^hasp: .*lock: held by \S.* for (\d+s\+?); (\d+m\d+s) left$`)
+				var seen [][]string
+				eventually(t, "the line has moved twice", func() bool {
+					seen = nil
+					parts := strings.Split(screen.String(), "\r\x1b[K")
+					for _, part := range parts[min(1, len(parts)-1) : len(parts)-1] { // the last may be incomplete
+						m := line.FindStringSubmatch(part)
+						if m == nil {
+							t.Fatalf("the line is %q", part)
+						}
+						wide := len([]rune(part)) + strings.Count(part, "鎖")
+						if wide > 79 {
+							t.Fatalf("%d columns: %q", wide, part)
+						}
+						if n := len(seen); n == 0 || seen[n-1][1] != m[1] && seen[n-1][2] != m[2] {
+							seen = append(seen, m)
+						}
+					}
+					return len(seen) > 2
+				})
+				t.Log(seen[0][0])
+				holder.in.Close()
+				p.shows("mine")
+				if code := p.wait(); code != 0 {
+					t.Errorf("exit %d", code)
+				}
+				holder.wait()
+			})
+		}
+	}
+}
+
+// The end of a key is no place for the password of a URL either.
+func TestTerminalLineHasNoSecret(t *testing.T) {
+	t.Setenv("HASP_URL", redisServer(t))
+	key := "https://" + strings.Repeat("user", 10) + ":hunter2@host/data"
+	holder := holding(t, key)
+	p, _, screen := onTerminal(t, bin, "run", key, "--", "echo", "mine")
+	p.shows("held by")
+	holder.in.Close()
+	p.shows("mine")
+	p.wait()
+	if s := screen.String(); strings.Contains(s, "hunter2") {
+		t.Errorf("on the terminal: %q", s)
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 )
 
 func TestVerifyMemory(t *testing.T) {
-	page := filepath.Join(t.TempDir(), "report.html")
+	t.Parallel()
+	page := filepath.Join(tempDir(t), "report.html")
 	code, stdout, stderr := run(t, "verify", "mem:///verify", "--min-ttl", "300ms", "--slack", "1s", "--report", page, "-o", "json")
 	var rep conformance.Report
 	if err := json.Unmarshal([]byte(stdout), &rep); err != nil {
@@ -35,7 +36,8 @@ func TestVerifyMemory(t *testing.T) {
 // On a directory the rules about processes are tried by processes, and nothing is
 // left.
 func TestVerifyDirectory(t *testing.T) {
-	dir := t.TempDir()
+	t.Parallel()
+	dir := tempDir(t)
 	code, stdout, stderr := run(t, "verify", dir, "--min-ttl", "500ms", "--slack", "1s", "-q")
 	if code != 0 || stderr != "" {
 		t.Errorf("exit status %d, standard error %q:\n%s", code, stderr, stdout)
@@ -51,7 +53,7 @@ func TestVerifyDirectory(t *testing.T) {
 }
 
 func TestVerifyInterrupted(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	p := start(t, "verify", dir)
 	for begun := time.Now(); !strings.Contains(p.errors(), "passed") && time.Since(begun) < patience; {
 		time.Sleep(10 * time.Millisecond)
@@ -66,6 +68,7 @@ func TestVerifyInterrupted(t *testing.T) {
 }
 
 func TestVerifyMistakes(t *testing.T) {
+	t.Parallel()
 	for want, args := range map[string][]string{
 		"want the URL of a store":     {"verify"},
 		"no such file or directory":   {"verify", "/nowhere/at/all"},

@@ -66,7 +66,7 @@ func TestWaiterLogsWhoHoldsItAndGetsIt(t *testing.T) {
 		t.Errorf("the waiter: exit %d", code)
 	}
 	s := waiter.errors()
-	if strings.Count(s, "\n") != 1 || !strings.Contains(s, "held by trainer-7 (") || !strings.Contains(s, "up to 5m0s left") {
+	if strings.Count(s, "\n") != 1 || !strings.Contains(s, "held by trainer-7 (") || !strings.Contains(s, "up to 5m20s left") {
 		t.Errorf("one line that names the holder is wanted, got %q", s)
 	}
 }

@@ -21,7 +21,7 @@ type brokenJSON struct {
 func (a *app) breakCmd() *cobra.Command {
 	var token uint64
 	cmd := &cobra.Command{
-		Use:   "break KEY --token N",
+		Use:   "break [flags] KEY --token N",
 		Short: "Take a lock away from its holder",
 		Long: `Take a lock away from the holder with this token, which hasp status shows. If
 another holds it by now nothing is changed. The holder, if it still lives, is
@@ -29,7 +29,8 @@ told that it has lost the lock when it next renews it, or at once where the stor
 can tell it: see to it first that it does not live, or does not matter.
 
 Token 0 is a lock file of a program that knows no tokens.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  hasp break /mnt/efs/sweeps/foo/lock --token 1795408169527076`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("token") {
 				return usagef("break: --token is missing: give the token that hasp status %s shows", args[0])

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/cmd/hasp/internal/job"
 )
 
@@ -25,10 +27,16 @@ type resultJSON struct {
 	Error         string  `json:"error"`
 }
 
-// hold is run, and once if done is not nil.
-func (a *app) hold(h *holdFlags, key string, argv []string, done func(context.Context) (bool, error)) error {
+// mode is what once has besides what run has.
+type mode struct {
+	done func(context.Context) (bool, error) // nil: run
+	keep bool                                // what the command writes is kept beside the lock
+}
+
+// hold is run and once.
+func (a *app) hold(h *holdFlags, key string, argv []string, m mode) error {
 	res := resultJSON{Key: key}
-	err := a.holdFor(h, key, argv, done, &res)
+	err := a.holdFor(h, key, argv, m, &res)
 	if !a.json() {
 		return err
 	}
@@ -39,13 +47,19 @@ func (a *app) hold(h *holdFlags, key string, argv []string, done func(context.Co
 			res.Error = message(e.err)
 		}
 	}
-	if werr := writeJSON(a.stderr, res); werr != nil {
-		return werr
+	var out bytes.Buffer
+	if res.Ran {
+		// The command may have left its last line open, and nobody can tell.
+		out.WriteByte('\n')
 	}
+	if err := writeJSON(&out, res); err != nil {
+		return err
+	}
+	_, _ = a.stderr.Write(out.Bytes()) // in one piece, and it never fails
 	return &exitError{code: res.Exit}
 }
 
-func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context.Context) (bool, error), res *resultJSON) error {
+func (a *app) holdFor(h *holdFlags, key string, argv []string, m mode, res *resultJSON) error {
 	opts, err := h.options()
 	if err != nil {
 		return err
@@ -58,16 +72,20 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context
 	if err != nil {
 		return err
 	}
-	if err := t.makeDir(); err != nil {
+	if err := t.check(); err != nil {
 		return err
 	}
+	defer job.CollectOrphans()()
 	sigs := catchSignals()
 	defer sigs.stop()
 	ctx, heed := sigs.cancelOn(context.Background())
 	defer heed()
 
-	p := newProgress(a.stderr, t.name, a.json())
+	p := newProgress(a.stderr, backend.Redact(t.name), a.json())
 	defer p.stop()
+	if names := h.misplaced(argv); len(names) > 0 {
+		p.warn(fmt.Errorf("%s after -- is for %s: hasp's own flags go before --, and one given there too is not warned of", strings.Join(names, ", "), redactArg(argv[0])))
+	}
 	renewed := make(chan struct{}, 1)
 	opts.Observer = func(e hasp.Event) {
 		if e.Kind == hasp.EventRenewed {
@@ -90,6 +108,10 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context
 	begun := time.Now()
 	ran := false
 	var end outcome
+	k := &keeper{l: l, key: t.key}
+	if m.keep {
+		m.done = k.look
+	}
 	under := func(ctx context.Context, lease *hasp.Lease) error {
 		ran = true
 		p.stop()
@@ -101,7 +123,15 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context
 			return err
 		}
 		begun = time.Now()
-		j, err := job.Start(job.Spec{Path: path, Args: argv, Env: environment(t, lease), Grace: h.grace})
+		spec := job.Spec{Path: path, Args: argv, Env: environment(t, lease), Grace: h.grace, Then: func() string { return heldNote(t.url, lease) }}
+		if m.keep {
+			if err := k.capture(&spec); err != nil {
+				res.Ran = false
+				return err
+			}
+		}
+		j, err := job.Start(spec)
+		k.started()
 		if err != nil {
 			res.Ran = false
 			return cannotRun(argv[0], err)
@@ -110,16 +140,19 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context
 		end = s.run()
 		a.interrupted = end.interrupted
 		res.RanSeconds = seconds(time.Since(begun))
+		if m.keep {
+			return k.keep(ctx, lease, end)
+		}
 		return nil
 	}
-	var locker hasp.Locker = l
+	var terms []hasp.AcquireOption
 	if h.try {
-		locker = trying{l}
+		terms = append(terms, hasp.NoWait())
 	}
-	if done != nil {
-		_, err = hasp.Once(ctx, locker, t.key, done, under)
+	if m.done != nil {
+		_, err = hasp.Once(ctx, l, t.key, m.done, under, terms...)
 	} else {
-		err = hasp.Do(ctx, locker, t.key, under)
+		err = hasp.Do(ctx, l, t.key, under, terms...)
 	}
 	p.stop()
 	var sig *signalError
@@ -130,14 +163,10 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, done func(context
 		res.WaitedSeconds = seconds(time.Since(begun))
 	}
 	cerr := l.Close()
+	if m.keep {
+		return k.verdict(a, t, ran && res.Ran, end, err, cerr, p.warn)
+	}
 	return verdict(t, ran && res.Ran, end, err, cerr, p.warn)
-}
-
-// trying is a Locker that does not wait.
-type trying struct{ hasp.Locker }
-
-func (l trying) Acquire(ctx context.Context, key string) (*hasp.Lease, error) {
-	return l.TryAcquire(ctx, key)
 }
 
 // environment is this process's, and what the command may want to know.
@@ -160,6 +189,7 @@ func verdict(t target, ran bool, end outcome, err, cerr error, warn func(error))
 	lost := end.stopped
 	if lost == nil && errors.Is(err, hasp.ErrLost) {
 		lost = err // only the release found out
+		end.how = "the command had run to its end by then, and another may have held the lock meanwhile"
 	}
 	switch {
 	case !ran:
@@ -171,7 +201,15 @@ func verdict(t target, ran bool, end outcome, err, cerr error, warn func(error))
 		}
 		return fail(t.named(err))
 	case lost != nil:
-		return &exitError{exitLost, fmt.Errorf("run %q: %w; %s", t.name, lost, end)}
+		var e *hasp.Error
+		if errors.As(lost, &e) {
+			lost = e.Err // its operation and key are said here
+		}
+		how := end.String()
+		if how == "" {
+			how = "the command had ended by itself, and the release found out"
+		}
+		return &exitError{exitLost, fmt.Errorf("run %q: %w; %s", t.name, lost, how)}
 	}
 	// The command ran to its end while the lock was held, so its status is what
 	// counts. That the release did not get through costs others one TTL.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
@@ -15,7 +14,7 @@ import (
 // progress tells a person who waits for a lock what for: on a terminal in one
 // line that is kept up to date, elsewhere with a line whenever the holder changes.
 type progress struct {
-	w     io.Writer
+	w     *errorWriter
 	name  string
 	quiet bool       // -o json: standard error has the result alone
 	width func() int // of the terminal; nil without one
@@ -23,15 +22,16 @@ type progress struct {
 	mu    sync.Mutex
 	last  hasp.Event // the last one of waiting
 	at    time.Time  // when that was
-	shown string     // who was in the way in the last line logged
+	shown string     // who was in the way then
+	seen  time.Time  // since when that has been so, as far as it is known here
 	drawn bool       // there is a line on the terminal
 	quit  chan struct{}
 	ended bool
 }
 
-func newProgress(w io.Writer, name string, quiet bool) *progress {
+func newProgress(w *errorWriter, name string, quiet bool) *progress {
 	p := &progress{w: w, name: name, quiet: quiet}
-	if f, ok := w.(*os.File); ok && terminalWidth(f) > 0 && os.Getenv("TERM") != "dumb" {
+	if f, ok := w.w.(*os.File); ok && terminalWidth(f) > 0 && os.Getenv("TERM") != "dumb" {
 		p.width = func() int { return terminalWidth(f) }
 	}
 	return p
@@ -57,7 +57,7 @@ func (p *progress) warn(err error) {
 		return
 	}
 	p.clear()
-	fmt.Fprintf(p.w, "hasp: warning: %s\n", strings.TrimPrefix(err.Error(), "hasp: "))
+	fmt.Fprintf(p.w, "hasp: warning: %s\n", strings.TrimPrefix(backend.Text(err), "hasp: "))
 }
 
 func (p *progress) waiting(e hasp.Event) {
@@ -67,10 +67,14 @@ func (p *progress) waiting(e hasp.Event) {
 		return
 	}
 	p.last, p.at = e, time.Now()
+	who := blocker(e)
+	isNew := who != p.shown
+	if isNew {
+		p.shown, p.seen = who, p.at
+	}
 	if p.width == nil {
-		if who := blocker(e); who != p.shown {
-			p.shown = who
-			fmt.Fprintln(p.w, p.line(p.name, p.at))
+		if isNew {
+			fmt.Fprintln(p.w, p.line())
 		}
 		return
 	}
@@ -96,7 +100,7 @@ func (p *progress) refresh(quit <-chan struct{}) {
 		select {
 		case now := <-t.C:
 			p.mu.Lock()
-			if !p.ended {
+			if !p.ended && !p.w.busy() { // else the terminal is stopped
 				p.draw(now)
 			}
 			p.mu.Unlock()
@@ -106,42 +110,41 @@ func (p *progress) refresh(quit <-chan struct{}) {
 	}
 }
 
-// line says who is in the way as of now.
-func (p *progress) line(name string, now time.Time) string {
-	e, since := p.last, now.Sub(p.at)
-	s := "hasp: waiting for " + name + ": "
+// line says who is in the way, for a log.
+func (p *progress) line() string {
+	e := p.last
+	s := "hasp: waiting for " + backend.Printable(p.name) + ": "
 	if e.Err != nil {
-		s += e.Err.Error()
+		s += backend.Text(e.Err)
 	} else {
-		r := e.Blocker
-		if r.HeldFor > 0 {
-			r.HeldFor += since
-		}
-		s += r.String()
+		s += e.Blocker.String()
 	}
-	waited := (e.Waited + since).Round(time.Second)
+	waited := e.Waited.Round(time.Second)
 	if e.Left < 0 {
 		return fmt.Sprintf("%s; waited %v, without end", s, waited)
 	}
-	return fmt.Sprintf("%s; waited %v, up to %v left", s, waited, max(0, e.Left-since).Round(time.Second))
+	return fmt.Sprintf("%s; waited %v, up to %v left", s, waited, e.Left.Round(time.Second))
 }
 
 // draw shows the line in place of the last one. Called with mu held.
 func (p *progress) draw(now time.Time) {
-	line := []rune(p.line(p.name, now))
-	over := len(line) - (p.width() - 1) // a line that wraps could not be taken back
-	if over > 0 {
-		// who holds it is news, and the key is not: its end will do
-		name := []rune(p.name)
-		cut := min(over+1, len(name)-8)
-		if cut > 0 {
-			line = []rune(p.line("…"+string(name[cut:]), now))
-		}
-		if over = len(line) - (p.width() - 1); over > 0 {
-			line = append(line[:max(0, len(line)-over-1)], '…')
-		}
+	e, since := p.last, now.Sub(p.at)
+	left := e.Left
+	if left >= 0 {
+		left = max(0, left-since)
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s", string(line))
+	l := waitLine{name: p.name}
+	if e.Err != nil {
+		l.what, l.times = e.Err.Error(), waitTimes(0, -1, left)
+	} else {
+		held := e.Blocker.HeldFor
+		if held > 0 {
+			held += since
+		}
+		l.what, l.times = holderText(e.Blocker), waitTimes(held, now.Sub(p.seen), left)
+	}
+	// A line that wraps could not be taken back, and some terminals wrap a full one.
+	fmt.Fprintf(p.w, "\r\x1b[K%s", l.fit(p.width()-1))
 	p.drawn = true
 }
 
@@ -154,6 +157,7 @@ func (p *progress) clear() {
 
 // stop ends the showing; the terminal is the command's from then on.
 func (p *progress) stop() {
+	defer p.w.flush(100 * time.Millisecond)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true

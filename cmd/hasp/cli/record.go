@@ -2,8 +2,10 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -13,7 +15,7 @@ import (
 // are seconds.
 type lockJSON struct {
 	Key              string      `json:"key"`
-	State            string      `json:"state"` // free, held or stale
+	State            string      `json:"state"` // free, held, stale, or in a list unknown
 	Holder           *holderJSON `json:"holder"`
 	Token            uint64      `json:"token"`
 	TTLSeconds       float64     `json:"ttl_seconds"`
@@ -33,7 +35,7 @@ func lockOf(name string, r backend.Record) lockJSON {
 		Key: name, State: string(r.State), Token: r.Token, Note: r.Note,
 		TTLSeconds: seconds(r.TTL), HeldSeconds: seconds(r.HeldFor), RemainingSeconds: seconds(r.Remaining),
 	}
-	if r.State != backend.Free {
+	if r.State == backend.Held || r.State == backend.Stale {
 		l.Holder = &holderJSON{r.Holder.Owner, r.Holder.Host, r.Holder.PID}
 	}
 	return l
@@ -55,16 +57,23 @@ func lockLine(name string, r backend.Record) string {
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return &exitError{exitIO, fmt.Errorf("the output cannot be written: %w", err)}
+	return written(e.Encode(v))
+}
+
+// written makes of a failed write of the output this program's end. A reader that
+// has gone has seen enough, as with head: the end is then what SIGPIPE's would be.
+func written(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE):
+		return &exitError{code: exitSignal + 13}
 	}
-	return nil
+	return &exitError{exitIO, fmt.Errorf("the output cannot be written: %w", err)}
 }
 
 // writeLine writes a line of text.
 func writeLine(w io.Writer, s string) error {
-	if _, err := fmt.Fprintln(w, s); err != nil {
-		return &exitError{exitIO, fmt.Errorf("the output cannot be written: %w", err)}
-	}
-	return nil
+	_, err := fmt.Fprintln(w, backend.Printable(s))
+	return written(err)
 }

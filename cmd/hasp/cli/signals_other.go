@@ -9,6 +9,9 @@ var (
 	whileRunning []os.Signal
 )
 
+// surviveClosedPipes: there is no such signal on this system.
+func surviveClosedPipes() {}
+
 func isTerminating(sig os.Signal) bool { return sig == os.Interrupt }
 
 func isContinue(os.Signal) bool { return false }

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"os"
+	"os/signal"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,15 @@ import (
 var forwarded = []os.Signal{
 	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
 	unix.SIGWINCH, unix.SIGCONT,
+}
+
+// surviveClosedPipes makes writing to standard output or error without a reader an
+// error of that write, not the end of this process, which may hold a lock. Not by
+// ignoring the signal: the command would inherit that.
+func surviveClosedPipes() {
+	if !signal.Ignored(unix.SIGPIPE) {
+		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	}
 }
 
 // whileRunning are those that hasp itself obeys until there is a command.

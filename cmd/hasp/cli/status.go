@@ -12,10 +12,19 @@ import (
 )
 
 func (a *app) statusCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status KEY",
+	var exitCode bool
+	cmd := &cobra.Command{
+		Use:   "status [flags] KEY",
 		Short: "Tell who holds a lock",
-		Args:  cobra.ExactArgs(1),
+		Long: `Tell who holds a lock, for how long, with which token, and when the lock is stale
+if nothing more is heard of the holder.
+
+Exit status: 0, whoever holds it; with --exit-code 0 if it is free, 75 if it is
+held, and 1 if it is stale, so that the next who wants it takes it over.`,
+		Example: `  hasp status /mnt/efs/sweeps/foo/lock
+  hasp status --on redis://cache:6379 sweeps/foo -o json
+  while hasp status --exit-code foo >/dev/null; [ $? = 75 ]; do sleep 60; done`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := a.target(args[0])
 			if err != nil {
@@ -26,12 +35,29 @@ func (a *app) statusCmd() *cobra.Command {
 				return err
 			}
 			if a.json() {
-				return writeJSON(a.stdout, lockOf(t.name, rec))
+				err = writeJSON(a.stdout, lockOf(t.name, rec))
+			} else {
+				err = writeLine(a.stdout, lockLine(t.name, rec))
 			}
-			return writeLine(a.stdout, lockLine(t.name, rec))
+			switch {
+			case err != nil || !exitCode:
+				return err
+			case rec.State == backend.Held:
+				return &exitError{code: exitHeld}
+			case rec.State == backend.Stale:
+				return &exitError{code: exitStale}
+			case rec.State == backend.Sealed:
+				return &exitError{code: exitConfig}
+			}
+			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 75 if the lock is held, with 1 if it is stale, and with 78 if it is sealed")
+	return cmd
 }
+
+// exitStale is the status of status --exit-code for a lock that is stale.
+const exitStale = 1
 
 // inspect asks the store.
 func (a *app) inspect(ctx context.Context, t target) (backend.Record, error) {

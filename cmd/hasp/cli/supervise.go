@@ -109,7 +109,8 @@ func (s *supervisor) extend() {
 		s.unguarded = true
 		s.warn(fmt.Errorf("the guard process: %w; should hasp be killed now, children of the command may outlive it", err))
 	}
-	s.term.Reset(left - s.grace)
+	// A lease that was granted for less than --timeout is being renewed.
+	s.term.Reset(left - min(s.grace, left/3))
 }
 
 // onTerm: the lease was not renewed and it is time to begin the end.
@@ -199,8 +200,16 @@ func (s *supervisor) onKill() {
 // onExit: the command has ended. Those it has left running in its group are still
 // doing what the lock is for, so they end before the lock does.
 func (s *supervisor) onExit() {
-	s.exited = true
 	s.out.code = s.job.Status().Code
+	if s.out.code == 128+int(syscall.SIGTERM) || s.out.code == 128+int(syscall.SIGKILL) {
+		// If this process was late, the guard has done what it should have.
+		select {
+		case <-s.term.C:
+			s.onTerm()
+		default:
+		}
+	}
+	s.exited = true
 	// The lease may have ended while this process was stopped.
 	if err := s.lease.Err(); err != nil && s.out.stopped == nil {
 		s.out.stopped, s.out.how = err, "the command has ended"

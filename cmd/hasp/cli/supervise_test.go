@@ -16,7 +16,7 @@ import (
 
 // The guard is this test's program again.
 func TestMain(m *testing.M) {
-	job.Guard()
+	job.Guard(releaseOrphaned)
 	os.Exit(m.Run())
 }
 
@@ -94,12 +94,43 @@ func TestPartitionStopsTheCommandByTheDeadline(t *testing.T) {
 	}
 }
 
+// When hasp itself is late, the guard asks the command to end. That is told as the loss
+// that it is, and not as a command that a signal has ended.
+func TestGuardWasFirst(t *testing.T) {
+	t.Parallel()
+	const ttl, grace = 4 * time.Second, 2 * time.Second
+	client := memlock.New().Client()
+	l := hasp.New(client, &hasp.Options{TTL: ttl, RequestTimeout: time.Second})
+	defer l.Close()
+	lease, err := l.Acquire(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Partition(true)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := job.Start(job.Spec{Path: sleep, Args: []string{"sleep", "1000"}, Env: os.Environ(), Grace: grace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	s := &supervisor{lease: lease, job: j, grace: grace, term: time.NewTimer(time.Hour), warn: func(err error) { t.Log(err) }}
+	s.extend()
+	<-j.Done() // by the guard: nobody runs s
+	s.onExit()
+	if !errors.Is(s.out.stopped, hasp.ErrLost) || s.out.code <= 128 {
+		t.Errorf("got %+v (%v), code %d, and not a loss", s.out, s.out.stopped, s.out.code)
+	}
+}
+
 // Heartbeats move the deadlines on.
 func TestRenewedLeaseIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	out, took := supervised(t, &hasp.Options{TTL: 5 * time.Second}, time.Second, "sleep 6; exit 4",
 		func(*memlock.Store, *memlock.Client, *hasp.Lease) {})
-	if out.stopped != nil || out.code != 4 || took < 6*time.Second {
+	if out.stopped != nil || out.code != 4 || took < 5*time.Second { // longer than the TTL
 		t.Errorf("got %+v after %v", out, took)
 	}
 }

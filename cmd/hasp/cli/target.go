@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -18,7 +17,7 @@ import (
 type target struct {
 	url  string
 	key  string
-	name string // as the user gave it, and is told of it
+	name string // as the user gave it
 	dir  string // where the lock file is, if the key was given as a path
 }
 
@@ -39,8 +38,8 @@ func (a *app) target(key string) (target, error) {
 	if key == "" {
 		return target{}, usagef("KEY is empty: want the path of a lock file, or --on URL and a key")
 	}
-	if i := strings.Index(key, "://"); i > 0 {
-		return target{}, usagef("KEY %q is a URL: want --on URL and a key, or the path of a lock file", key)
+	if hasURL(key) && !strings.HasPrefix(key, "://") {
+		return target{}, usagef("KEY %q is a URL: want --on URL and a key, or the path of a lock file", backend.RedactURL(key))
 	}
 	// Split by hand, and links resolved before anyone else sees it: filepath.Clean
 	// makes b of a/../b, which is another file than open(2)'s if a is a link.
@@ -60,7 +59,7 @@ func (a *app) target(key string) (target, error) {
 	if real, err := filepath.EvalSymlinks(t.dir); err == nil {
 		t.dir = real
 	}
-	t.url, err = a.withOptions((&url.URL{Scheme: "efs", Path: filepath.ToSlash(t.dir)}).String())
+	t.url, err = a.withOptions((&url.URL{Scheme: "efs", Path: filepath.ToSlash(t.dir), RawQuery: "create=true"}).String())
 	return t, err
 }
 
@@ -77,11 +76,23 @@ func absolute(dir string) (string, error) {
 
 // withOptions adds what flags say to the URL.
 func (a *app) withOptions(store string) (string, error) {
-	if !a.noLockfile {
+	options := map[string]string{}
+	flags := ""
+	set := func(on bool, flag, option, value string) {
+		if on {
+			options[option] = value
+			flags += " " + flag
+		}
+	}
+	set(a.noLockfile, "--no-lockfile", "lockfile", "false")
+	set(a.mounted, "--mounted", "mount", "required")
+	set(a.legacyTimeout > 0, "--legacy-timeout", "legacy_timeout", a.legacyTimeout.String())
+	if len(options) == 0 {
 		return store, nil
 	}
 	u, err := url.Parse(store)
-	if err == nil && u.Scheme == "" {
+	if scheme := schemeOf(store); scheme == "" {
+		err = nil
 		u = &url.URL{Scheme: "efs", Path: store} // a bare path, as backend.Open takes it
 		if !filepath.IsAbs(store) {
 			if u.Path, err = absolute(store); err != nil {
@@ -89,14 +100,25 @@ func (a *app) withOptions(store string) (string, error) {
 			}
 		}
 	}
-	if err != nil || u.Scheme != "efs" {
-		return "", usagef("--no-lockfile is for stores on a file system, and --on says otherwise")
+	if err != nil || schemeOf(u.Scheme+":") != "efs" {
+		return "", usagef("%s: for stores on a file system, and --on says otherwise", strings.TrimSpace(flags))
 	}
-	if q := u.Query(); !q.Has("lockfile") {
-		q.Set("lockfile", "false")
-		u.RawQuery = q.Encode()
+	q := u.Query()
+	for option, value := range options {
+		q.Set(option, value) // what was asked for here, whatever the URL says
 	}
+	u.RawQuery = q.Encode()
 	return u.String(), nil
+}
+
+// schemeOf returns the scheme of a store's URL, in lower case as it is known to
+// backends, or "" for a bare path.
+func schemeOf(store string) string {
+	scheme, _, ok := strings.Cut(store, ":")
+	if !ok || strings.ContainsAny(scheme, `/\.`) {
+		return ""
+	}
+	return strings.ToLower(scheme)
 }
 
 // exists tells whether the lock can have been taken at all: looking at a lock
@@ -112,16 +134,13 @@ func (t target) exists() (bool, error) {
 	return err == nil, err
 }
 
-// makeDir makes the lock file's directory, as those who lock with such files do.
-func (t target) makeDir() error {
+// check refuses what is no key, before a directory is made for it.
+func (t target) check() error {
 	if t.dir == "" {
 		return nil
 	}
 	if err := backend.ValidateKey(t.key); err != nil {
 		return fail(&hasp.Error{Op: "acquire", Key: t.name, Err: err})
-	}
-	if err := os.MkdirAll(t.dir, 0o777); err != nil {
-		return fail(&hasp.Error{Op: "acquire", Key: t.name, Err: fmt.Errorf("make the lock file's directory: %w", err)})
 	}
 	return nil
 }

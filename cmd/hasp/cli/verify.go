@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hasplock/hasp/backend"
-	"github.com/hasplock/hasp/conformance"
 )
 
 // exitBroken is verify's status when a rule failed.
@@ -29,7 +30,7 @@ type verifyFlags struct {
 func (a *app) verifyCmd() *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
-		Use:   "verify [URL]",
+		Use:   "verify [flags] [URL]",
 		Short: "Try on a live store whether its locks can be trusted",
 		Long: `Try every rule of hasp's conformance suite on the store that URL names (or --on,
 or HASP_URL): exclusion, takeover from processes that are killed and stopped,
@@ -57,8 +58,8 @@ shown as lacking.`,
 		},
 	}
 	fs := c.Flags()
-	fs.DurationVar(&f.minTTL, "min-ttl", time.Second, "the shortest TTL to try; the time that verify takes grows with it")
-	fs.DurationVar(&f.slack, "slack", 2*time.Second, "how long after its holder's TTL a lock may take to be taken over")
+	durationVar(fs, &f.minTTL, "min-ttl", time.Second, "the shortest TTL to try; the time that verify takes grows with it")
+	durationVar(fs, &f.slack, "slack", 2*time.Second, "how long after its holder's TTL a lock may take to be taken over")
 	fs.StringVar(&f.prefix, "prefix", "hasp-verify/", "what every key begins with")
 	fs.StringVar(&f.report, "report", "", "write a page with the results and a timeline of every hold to this file")
 	fs.BoolVar(&f.fair, "fair", false, "expect that waiters are served in the order in which they came")
@@ -69,7 +70,9 @@ shown as lacking.`,
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			conformance.WorkerMain()
+			if theSuite != nil {
+				theSuite.Worker()
+			}
 			return usagef("verify worker is started by hasp verify alone")
 		},
 	})
@@ -82,6 +85,9 @@ func (a *app) verify(store string, f verifyFlags) (err error) {
 	}
 	if err := handOver(store); err != nil {
 		return err
+	}
+	if theSuite == nil {
+		return handOverToPart("verify")
 	}
 	name, store, remove, err := apart(store)
 	if err != nil {
@@ -96,12 +102,12 @@ func (a *app) verify(store string, f verifyFlags) (err error) {
 	defer sigs.stop()
 	ctx, stop := sigs.cancelOn(context.Background())
 	defer stop()
-	cfg, err := a.verifyConfig(ctx, name, store, f)
+	v, err := a.verification(ctx, name, store, f)
 	if err != nil {
 		return err
 	}
-	rep, err := conformance.Check(ctx, cfg)
-	if len(rep.Results) == 0 && err != nil {
+	rep, err := theSuite.Check(ctx, v)
+	if err != nil && !rep.Tried() {
 		return failOpen(fmt.Errorf("verify: %w", err))
 	}
 	if cause := context.Cause(ctx); cause != nil {
@@ -110,65 +116,47 @@ func (a *app) verify(store string, f verifyFlags) (err error) {
 	if err := a.showReport(rep, f.report); err != nil {
 		return err
 	}
-	if rep.Count(conformance.Failed) > 0 {
+	if rep.Failed() {
 		return &exitError{code: exitBroken}
 	}
 	return nil
 }
 
-// verifyConfig opens the store once, to see that it answers and what it can do.
-func (a *app) verifyConfig(ctx context.Context, name, store string, f verifyFlags) (cfg conformance.Config, err error) {
+// verification opens the store once, to see that it answers and what it can do.
+func (a *app) verification(ctx context.Context, name, store string, f verifyFlags) (v Verification, err error) {
 	b, err := a.open(ctx, store)
 	if err != nil {
-		return cfg, err
+		return v, err
 	}
-	has := map[backend.Capability]bool{}
+	v = Verification{
+		Name: name, URL: store, MinTTL: f.minTTL, Slack: f.slack, KeyPrefix: f.prefix, Fair: f.fair,
+		Has: map[backend.Capability]bool{}, InMemory: schemeOf(store) == "mem",
+		LockFiles: onFiles(store) && !strings.Contains(store, "lockfile=false"),
+	}
 	for _, c := range backend.Capabilities(b) {
-		has[c] = true
+		v.Has[c] = true
 	}
 	if err := b.Close(); err != nil {
-		return cfg, fail(fmt.Errorf("verify: %w", err))
+		return v, fail(fmt.Errorf("verify: %w", err))
 	}
 	exe, err := os.Executable()
 	if err != nil {
-		return cfg, fail(fmt.Errorf("verify: this program cannot be found to be started again: %w", err))
+		return v, fail(fmt.Errorf("verify: this program cannot be found to be started again: %w", err))
 	}
-	cfg = conformance.Config{
-		Name: name, URL: store, MinTTL: f.minTTL, Slack: f.slack, KeyPrefix: f.prefix, Fair: f.fair,
-		Lacks: map[string]string{}, WorkerCommand: []string{exe, "verify", "worker"},
-	}
-	for _, c := range conformance.AllCapabilities {
-		if !has[c] {
-			cfg.Lacks[string(c)] = "this backend has no such capability"
-		}
-	}
-	switch {
-	case strings.HasPrefix(store, "mem:"):
-		cfg.Lacks[conformance.Processes] = "memory of one process"
-	case onFiles(store) && !strings.Contains(store, "lockfile=false"):
-		cfg.Lacks["keys-nested"] = "the lock file a is in the way of the directory for a/b"
-	}
+	v.WorkerCommand = []string{exe, "verify", "worker"}
 	if !f.quiet {
-		cfg.Progress = func(done, all int, r conformance.Result) {
-			line := fmt.Sprintf("[%*d/%d] %-7s  %s", len(fmt.Sprint(all)), done, all, r.Outcome, r.Rule)
-			switch r.Outcome {
-			case conformance.Failed:
-				line += ": " + strings.Join(r.Seen, "; ")
-			case conformance.Lacking:
-				line += ": " + r.Reason
-			}
-			fmt.Fprintln(a.stderr, line)
-		}
+		v.Progress = func(line string) { fmt.Fprintln(a.stderr, backend.Printable(line)) }
 	}
-	return cfg, nil
+	return v, nil
 }
 
 // showReport writes what came of it.
-func (a *app) showReport(rep conformance.Report, file string) error {
+func (a *app) showReport(rep Verdict, file string) error {
 	if file != "" {
 		w, err := os.Create(file)
 		if err == nil {
-			err = errors.Join(rep.WriteHTML(w), w.Close())
+			var page bytes.Buffer
+			err = errors.Join(rep.WriteHTML(&page), writeAll(redactingWriter{w}, page.Bytes()), w.Close())
 		}
 		if err != nil {
 			return fail(fmt.Errorf("verify: the report cannot be written: %w", err))
@@ -177,15 +165,21 @@ func (a *app) showReport(rep conformance.Report, file string) error {
 	if a.json() {
 		return writeJSON(a.stdout, rep)
 	}
-	if err := rep.WriteTable(a.stdout); err != nil {
-		return &exitError{exitIO, fmt.Errorf("the output cannot be written: %w", err)}
+	var table bytes.Buffer
+	if err := rep.WriteTable(&table); err != nil {
+		return written(err)
 	}
-	return nil
+	return written(writeAll(a.stdout, table.Bytes()))
+}
+
+func writeAll(w io.Writer, p []byte) error {
+	_, err := w.Write(p)
+	return err
 }
 
 func onFiles(store string) bool {
-	scheme, _, ok := strings.Cut(store, ":")
-	return !ok || scheme == "efs" || strings.ContainsAny(scheme, `/\.`)
+	scheme := schemeOf(store)
+	return scheme == "" || scheme == "efs"
 }
 
 // apart returns the store's name as it may be shown, and where to try it. On a
@@ -202,7 +196,7 @@ func apart(store string) (name, where string, remove func() error, err error) {
 	if err != nil {
 		return "", "", nil, usagef("verify: the URL cannot be parsed")
 	}
-	name = u.Redacted()
+	name = backend.RedactURL(u.String())
 	if u.Scheme != "efs" {
 		return name, store, func() error { return nil }, nil
 	}

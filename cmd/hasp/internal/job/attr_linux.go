@@ -1,9 +1,6 @@
 package job
 
 import (
-	"bytes"
-	"fmt"
-	"os"
 	"syscall"
 	"time"
 
@@ -26,18 +23,3 @@ const self = "/proc/self/exe" // also after the file was replaced by an upgrade
 
 // guardDelay: until then the kernel's signal has to do.
 const guardDelay = 50 * time.Millisecond
-
-// parent returns a process's parent, or 0.
-func parent(pid int) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	// pid (name) state ppid …, and the name may have anything in it
-	var state string
-	var ppid int
-	if _, err := fmt.Sscan(string(text[bytes.LastIndexByte(text, ')')+1:]), &state, &ppid); err != nil {
-		return 0
-	}
-	return ppid
-}

@@ -18,6 +18,3 @@ const self = ""
 
 // guardDelay is nothing where the guard is all there is.
 const guardDelay = 0
-
-// parent is not known of other processes than this one.
-func parent(int) int { return 0 }

@@ -20,7 +20,9 @@ import (
 // The guard is this program once more, in a session of its own, at the other
 // end of a pipe. It kills the command's group when the pipe ends, because then
 // the process that holds the lock has died, and when the deadline that it was
-// last told has come, because then that process is stopped or stuck. Rejected:
+// last told has come, because then that process is stopped or stuck. In the first
+// case it also does what is left to do when nobody of the group runs any more, such
+// as to release the lock. Rejected:
 // a parent between the two (its start would come on top, and the exit status
 // and the terminal would be its business), and PR_SET_PDEATHSIG alone, which
 // reaches no grandchildren and knows no deadline.
@@ -30,11 +32,13 @@ import (
 // the command itself, though not its children.
 type guard struct {
 	grace time.Duration
+	then  func() string
 	timer *time.Timer
 
 	mu       sync.Mutex
 	p        *os.Process // nil before it was started
 	w        *os.File
+	died     chan struct{} // closed when the guard has ended
 	pgid     int
 	deadline time.Time
 	asked    bool  // to end, by SIGTERM
@@ -73,12 +77,23 @@ func (g *guard) start() {
 	if g.asked {
 		args = append(args, "stopping")
 	}
-	if g.p, g.w, g.err = startGuard(args); g.err != nil {
-		g.err = fmt.Errorf("it could not be started: %w", g.err)
+	then := ""
+	if g.then != nil {
+		then = g.then()
 	}
+	if g.p, g.w, g.err = startGuard(args, then); g.err != nil {
+		g.err = fmt.Errorf("it could not be started: %w", g.err)
+		return
+	}
+	g.died = make(chan struct{})
+	go func(p *os.Process, died chan<- struct{}) {
+		defer close(died)
+		_, _ = p.Wait()
+		children.waited(p.Pid)
+	}(g.p, g.died)
 }
 
-func startGuard(args []string) (*os.Process, *os.File, error) {
+func startGuard(args []string, then string) (*os.Process, *os.File, error) {
 	exe := self
 	if exe == "" {
 		var err error
@@ -91,17 +106,33 @@ func startGuard(args []string) (*os.Process, *os.File, error) {
 		return nil, nil, err
 	}
 	defer r.Close()
+	if then != "" && len(then) <= MaxThen {
+		// Not as an argument, which everyone on the host could read. Before there is a
+		// guard: an empty pipe has room for it.
+		_ = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := fmt.Fprintf(w, "then %s\n", then); err != nil {
+			w.Close()
+			return nil, nil, err
+		}
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		w.Close()
 		return nil, nil, err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(exe, args, &os.ProcAttr{
-		Dir:   "/", // it must not keep a mount busy
-		Env:   []string{},
-		Files: []*os.File{r, null, null},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	var p *os.Process
+	_, err = children.fork(func() (pid int, err error) {
+		p, err = os.StartProcess(exe, args, &os.ProcAttr{
+			Dir:   "/",          // it must not keep a mount busy
+			Env:   os.Environ(), // what a store's client looks at
+			Files: []*os.File{r, null, null},
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
+		if err != nil {
+			return 0, err
+		}
+		return p.Pid, nil
 	})
 	if err != nil {
 		w.Close()
@@ -152,13 +183,15 @@ func (g *guard) end() {
 		return
 	}
 	_ = g.p.Kill()
-	_, _ = g.p.Wait()
+	<-g.died
 	g.w.Close()
 }
 
 // Guard does a guard's work, and does not return, if this process was started
-// as one. Call it first thing in main.
-func Guard() {
+// as one. Call it first thing in main. When the process that it was started by has
+// died and nobody of the group runs any more, it calls release with that one's
+// Spec.Then's text; left is until the last deadline.
+func Guard(release func(then string, left time.Duration)) {
 	if os.Args[0] != guardName {
 		return
 	}
@@ -168,23 +201,28 @@ func Guard() {
 	for _, line := range os.Args[1:] {
 		w.heed(line)
 	}
-	w.run(os.Stdin)
+	if w.run(os.Stdin) && w.then != "" {
+		release(w.then, max(0, w.left()))
+	}
 	os.Exit(0)
 }
 
 // watchman is the state of a guard.
 type watchman struct {
-	pgid     int
+	group    group
+	then     string
 	grace    time.Duration
-	deadline time.Time // zero before the first is known
-	asked    bool      // SIGTERM was sent, here or by the parent
+	deadline time.Time     // zero before the first is known
+	notice   time.Duration // how long before it SIGTERM is sent
+	asked    bool          // SIGTERM was sent, here or by the parent
 }
 
-func (w *watchman) run(r io.Reader) {
+// run returns when the parent has died, and tells whether the group has ended.
+func (w *watchman) run(r io.Reader) bool {
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
-		for s := bufio.NewScanner(r); s.Scan(); {
+		for s := bufio.NewScanner(r); s.Scan(); { // a line is shorter than its buffer
 			lines <- s.Text()
 		}
 	}()
@@ -195,8 +233,7 @@ func (w *watchman) run(r io.Reader) {
 		select {
 		case line, ok := <-lines:
 			if !ok {
-				w.signal(unix.SIGKILL)
-				return
+				return w.end()
 			}
 			w.heed(line)
 		case <-tick.C:
@@ -207,14 +244,21 @@ func (w *watchman) run(r io.Reader) {
 
 func (w *watchman) heed(line string) {
 	verb, arg, _ := strings.Cut(line, " ")
+	if verb == "then" {
+		w.then = arg
+		return
+	}
 	n, _ := strconv.ParseInt(arg, 10, 64)
 	switch verb {
 	case "group":
-		w.pgid = int(n)
+		w.group.pgid = int(n)
 	case "grace":
 		w.grace = time.Duration(n)
 	case "left":
 		w.deadline = time.Now().Add(time.Duration(n))
+		// The parent sends SIGTERM that long before, or with a third of it left if that is
+		// later: this is for when it does not, and comes after it.
+		w.notice = min(w.grace, time.Duration(n)/3) * 3 / 4
 	case "stopping":
 		w.asked = true
 	}
@@ -225,14 +269,12 @@ func (w *watchman) act() time.Duration {
 	if w.deadline.IsZero() {
 		return time.Second
 	}
-	now := time.Now()
-	left := min(w.deadline.Sub(now), w.deadline.Round(0).Sub(now.Round(0)))
+	left := w.left()
 	if left <= 0 {
 		w.signal(unix.SIGKILL)
 		return time.Second // until the parent is back and has seen it
 	}
-	// The parent sends SIGTERM at deadline - grace: this is for when it does not.
-	term := left - w.grace*3/4
+	term := left - w.notice
 	switch {
 	case w.asked:
 		return left
@@ -245,8 +287,26 @@ func (w *watchman) act() time.Duration {
 	return left
 }
 
-func (w *watchman) signal(sig syscall.Signal) {
-	if w.pgid > 1 {
-		_ = unix.Kill(-w.pgid, sig)
+// left is how long it is until the deadline, by the clock that says less.
+func (w *watchman) left() time.Duration {
+	now := time.Now()
+	return min(w.deadline.Sub(now), w.deadline.Round(0).Sub(now.Round(0)))
+}
+
+// end kills the group, and tells whether it has ended before the deadline: after
+// that the lock is no longer this one's to release. What cannot be killed is another
+// user's, or hangs in a system call.
+func (w *watchman) end() bool {
+	w.signal(unix.SIGKILL)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if w.group.gone() {
+			return true
+		}
+		if w.left() <= 0 {
+			return false
+		}
+		time.Sleep(pause)
 	}
 }
+
+func (w *watchman) signal(sig syscall.Signal) { _ = w.group.signal(sig) }

@@ -3,6 +3,8 @@
 package job
 
 import (
+	"io"
+	"os"
 	"syscall"
 	"time"
 )
@@ -14,13 +16,16 @@ type Job struct{}
 func Start(Spec) (*Job, error) { return nil, ErrUnsupported }
 
 // Guard does nothing: there are no guards on this system.
-func Guard() {}
+func Guard(func(then string, left time.Duration)) {}
 
 // Foreground is false: there is no such thing on this system.
 func Foreground() bool { return false }
 
 // Interrupt does nothing on this system.
 func Interrupt() {}
+
+// CollectOrphans does nothing: there are no orphans on this system.
+func CollectOrphans() (stop func()) { return func() {} }
 
 // Supported tells whether Start can work.
 const Supported = false
@@ -42,3 +47,13 @@ func FromTerminal(syscall.Signal) bool { return false }
 
 // Yield does nothing on this system.
 func (j *Job) Yield(syscall.Signal) (resume bool) { return false }
+
+// Capture cannot be had without jobs.
+type Capture struct{}
+
+// NewCapture returns ErrUnsupported.
+func NewCapture(int, io.Writer) (*Capture, error) { return nil, ErrUnsupported }
+
+func (c *Capture) File() *os.File                      { return nil }
+func (c *Capture) Started()                            {}
+func (c *Capture) Output(time.Duration) ([]byte, bool) { return nil, true }

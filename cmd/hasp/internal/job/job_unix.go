@@ -17,11 +17,29 @@ const Supported = true
 // Job is a command that runs, and the rest of its process group.
 type Job struct {
 	pgid    int
+	group   group
 	guard   *guard
 	tty     *terminal // nil without one
 	done    chan struct{}
 	status  Status
 	stopped chan syscall.Signal
+	reaper  *time.Timer   // until orphans are collected
+	reaping chan struct{} // closed when they are
+}
+
+// reapDelay spares short commands the cost of collecting orphans: what ends before
+// that is collected then, or by init.
+const reapDelay = 50 * time.Millisecond
+
+// CollectOrphans collects orphans from now until stop is called if this process is
+// process 1 of its namespace, whose orphans are its own also while there is no
+// command: those of programs that were started from outside, as docker exec does.
+func CollectOrphans() (stop func()) {
+	if unix.Getpid() != 1 {
+		return func() {}
+	}
+	children.start()
+	return children.stop
 }
 
 // Start starts the command. What is wrong with the command itself (it is not a
@@ -29,10 +47,11 @@ type Job struct {
 func Start(s Spec) (*Job, error) {
 	becomeReaper()
 	j := &Job{
-		guard:   &guard{grace: s.Grace},
+		guard:   &guard{grace: s.Grace, then: s.Then},
 		tty:     openTerminal(),
 		done:    make(chan struct{}),
 		stopped: make(chan syscall.Signal, 1),
+		reaping: make(chan struct{}),
 	}
 	started := make(chan error)
 	go j.run(s, started)
@@ -40,6 +59,11 @@ func Start(s Spec) (*Job, error) {
 		j.tty.close()
 		return nil, err
 	}
+	j.group.pgid = j.pgid
+	j.reaper = time.AfterFunc(reapDelay, func() {
+		children.start()
+		close(j.reaping)
+	})
 	if err := j.guard.watch(j.pgid); err != nil {
 		// Without it, nothing here ends the command if this process dies.
 		_ = j.Kill()
@@ -53,12 +77,18 @@ func Start(s Spec) (*Job, error) {
 // run starts the command and waits for it, from one thread for all its life:
 // Linux ends a child when the thread that started it ends, not the process.
 func (j *Job) run(s Spec, started chan<- error) {
+	stdout := uintptr(1)
+	if s.Stdout != nil {
+		stdout = s.Stdout.Fd()
+	}
 	runtime.LockOSThread()
 	// Not os.StartProcess: an os.Process cannot tell of stops.
-	pid, err := syscall.ForkExec(s.Path, s.Args, &syscall.ProcAttr{
-		Env:   s.Env,
-		Files: []uintptr{0, 1, 2},
-		Sys:   attributes(j.tty),
+	pid, err := children.fork(func() (int, error) {
+		return syscall.ForkExec(s.Path, s.Args, &syscall.ProcAttr{
+			Env:   s.Env,
+			Files: []uintptr{0, stdout, 2},
+			Sys:   attributes(j.tty),
+		})
 	})
 	if err != nil {
 		runtime.UnlockOSThread()
@@ -89,6 +119,7 @@ func (j *Job) run(s Spec, started chan<- error) {
 		default:
 			continue
 		}
+		children.waited(j.pgid)
 		close(j.done)
 		return
 	}
@@ -105,12 +136,7 @@ func (j *Job) Status() Status { return j.status }
 func (j *Job) Stopped() <-chan syscall.Signal { return j.stopped }
 
 // Signal sends sig to the whole group. That there is nobody left is no error.
-func (j *Job) Signal(sig syscall.Signal) error {
-	if err := unix.Kill(-j.pgid, sig); err != nil && err != unix.ESRCH {
-		return err
-	}
-	return nil
-}
+func (j *Job) Signal(sig syscall.Signal) error { return j.group.signal(sig) }
 
 // Terminate asks the group to end, also those of it that are stopped.
 func (j *Job) Terminate() error {
@@ -130,31 +156,17 @@ func (j *Job) Kill() error { return j.Signal(unix.SIGKILL) }
 // should this process be stopped, hang or lack the CPU to do it.
 func (j *Job) Extend(left time.Duration) error { return j.guard.extend(left) }
 
-// Gone tells whether the whole group has ended. Call it after Done only.
-func (j *Job) Gone() bool {
-	reap(j.pgid)
-	return unix.Kill(-j.pgid, 0) == unix.ESRCH
-}
+// Gone tells whether nobody of the group runs any more. Call it after Done only.
+func (j *Job) Gone() bool { return j.group.gone() }
 
 // Close lets go of the guard and takes the terminal back. The group must be
 // gone, or past saving.
 func (j *Job) Close() {
+	if !j.reaper.Stop() {
+		<-j.reaping
+		children.stop()
+	}
 	j.guard.end()
 	j.tty.takeBack(j.pgid)
 	j.tty.close()
-}
-
-// reap collects those of the group that have ended and whose parent has too:
-// in a container nobody else may, and they would count as alive.
-func reap(pgid int) {
-	for {
-		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-pgid, &ws, unix.WNOHANG, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || pid <= 0 {
-			return
-		}
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,11 +34,15 @@ func Foreground() bool {
 }
 
 // Interrupt ends this process by SIGINT, as it would have ended without a handler
-// for it: shells stop a script if, and only if, a command of it ended that way.
+// for it: shells stop a script if, and only if, a command of it ended that way. It
+// returns if that cannot be had: the kernel keeps process 1 from ending so.
 func Interrupt() {
+	if unix.Getpid() == 1 {
+		return
+	}
 	signal.Reset(unix.SIGINT)
 	_ = unix.Kill(unix.Getpid(), unix.SIGINT)
-	select {} // it arrives on any thread, in a moment
+	time.Sleep(time.Second) // it arrives on any thread, in a moment
 }
 
 func (t *terminal) close() {
