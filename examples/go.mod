@@ -2,16 +2,10 @@ module github.com/hasplock/hasp/examples
 
 go 1.26.0
 
-replace github.com/hasplock/hasp => ..
-
-replace github.com/hasplock/hasp/redislock => ../redislock
-
-replace github.com/hasplock/hasp/etcdlock => ../etcdlock
-
 require (
-	github.com/hasplock/hasp v0.0.0
-	github.com/hasplock/hasp/etcdlock v0.0.0
-	github.com/hasplock/hasp/redislock v0.0.0
+	github.com/hasplock/hasp v0.1.0
+	github.com/hasplock/hasp/etcdlock v0.1.0
+	github.com/hasplock/hasp/redislock v0.1.0
 	go.yaml.in/yaml/v3 v3.0.5
 )
 
@@ -19,9 +13,11 @@ require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/cobra v1.10.2 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
+	github.com/yuin/gopher-lua v1.1.1 // indirect
 )
 
 require (
+	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
@@ -31,7 +27,7 @@ require (
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.29.0 // indirect
 	github.com/hashicorp/errwrap v1.0.0 // indirect
 	github.com/hashicorp/go-multierror v1.1.1 // indirect
-	github.com/hasplock/hasp/cmd/hasp v0.0.0
+	github.com/hasplock/hasp/cmd/hasp v0.1.0
 	github.com/mattn/go-isatty v0.0.24 // indirect
 	github.com/ncruces/go-strftime v1.1.0 // indirect
 	github.com/redis/go-redis/v9 v9.23.0 // indirect
@@ -54,5 +50,3 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 	modernc.org/sqlite v1.61.1
 )
-
-replace github.com/hasplock/hasp/cmd/hasp => ../cmd/hasp

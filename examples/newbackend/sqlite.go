@@ -5,10 +5,12 @@
 package newbackend
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"net/url"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -26,11 +28,12 @@ const schema = `CREATE TABLE IF NOT EXISTS hasp_locks (
 	owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
 	token INTEGER NOT NULL, -- the last one granted: the bits of a uint64
 	ttl   INTEGER NOT NULL, -- ns
-	since INTEGER NOT NULL, until INTEGER NOT NULL -- ms since 1970; until is 0 if the key is free
+	since INTEGER NOT NULL, until INTEGER NOT NULL, -- ms since 1970; until is 0 if the key is free
+	value BLOB, deleted INTEGER NOT NULL, vtoken INTEGER NOT NULL, vseq INTEGER NOT NULL -- vtoken is 0 if there is none
 ) STRICT, WITHOUT ROWID;
 REPLACE INTO hasp_locks (` + columns + `) SELECT ` + columns + ` FROM hasp_locks WHERE FALSE` // can it be written?
 
-const columns = `key, id, owner, host, pid, token, ttl, since, until`
+const columns = `key, id, owner, host, pid, token, ttl, since, until, value, deleted, vtoken, vseq`
 
 // clock, in ms, is the store's. SQLite runs in the process that uses it, so it is
 // the wall clock of the host, one for all who share the file. If it is set
@@ -76,10 +79,13 @@ type row struct {
 	holder              backend.Holder
 	ttl                 time.Duration
 	token, since, until int64
+	value               []byte
+	deleted             bool
+	vtoken, vseq        int64 // the bits of uint64s
 }
 
 func (r *row) fields() []any {
-	return []any{&r.key, &r.id, &r.holder.Owner, &r.holder.Host, &r.holder.PID, &r.token, &r.ttl, &r.since, &r.until}
+	return []any{&r.key, &r.id, &r.holder.Owner, &r.holder.Host, &r.holder.PID, &r.token, &r.ttl, &r.since, &r.until, &r.value, &r.deleted, &r.vtoken, &r.vseq}
 }
 
 func (r *row) record(now int64) backend.Record {
@@ -89,7 +95,7 @@ func (r *row) record(now int64) backend.Record {
 		rec.HeldFor = max(time.Duration(now-r.since)*time.Millisecond, 0)
 	}
 	if r.until > now {
-		rec.State, rec.Remaining = backend.Held, time.Duration(r.until-now)*time.Millisecond
+		rec.State, rec.Remaining = backend.Held, time.Duration(min(r.until-now, r.ttl.Milliseconds()))*time.Millisecond
 	}
 	return rec
 }
@@ -118,10 +124,10 @@ func (b *Backend) update(ctx context.Context, key string, f func(r *row, now int
 		return backend.Unavailable(err)
 	}
 	old := r
-	if err := f(&r, now); err != nil || r == old {
+	if err := f(&r, now); err != nil || reflect.DeepEqual(r, old) {
 		return err
 	}
-	if _, err = tx.ExecContext(ctx, `REPLACE INTO hasp_locks (`+columns+`) VALUES (?,?,?,?,?,?,?,?,?)`, r.fields()...); err == nil {
+	if _, err = tx.ExecContext(ctx, `REPLACE INTO hasp_locks (`+columns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, r.fields()...); err == nil {
 		err = tx.Commit()
 	}
 	return backend.Unavailable(err)
@@ -191,6 +197,56 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 		r.id, r.until = "", 0
 		return nil
 	})
+}
+
+func (r *row) val() backend.Value {
+	return backend.Value{Data: r.value, Deleted: r.deleted, Token: uint64(r.vtoken), Seq: uint64(r.vseq)}
+}
+
+func (b *Backend) Value(ctx context.Context, key string) (v backend.Value, err error) {
+	err = b.update(ctx, key, func(r *row, now int64) error {
+		v = r.val()
+		return nil
+	})
+	return v, err
+}
+
+// SetValue also renews, as every sign of life of a holder may.
+func (b *Backend) SetValue(ctx context.Context, g backend.Grant, v backend.Value) (backend.Grant, error) {
+	return g, b.update(ctx, g.Key, func(r *row, now int64) error {
+		if err := v.Validate(); err != nil {
+			return err
+		}
+		if r.until == 0 || r.id != g.ID {
+			return backend.ErrLost
+		}
+		old, same := r.val(), v.Deleted == r.deleted && bytes.Equal(v.Data, r.value)
+		if order := v.Compare(old); order < 0 || order == 0 && !same {
+			return backend.ErrOldValue
+		}
+		r.value, r.deleted, r.vtoken, r.vseq = v.Data, v.Deleted, int64(v.Token), int64(v.Seq)
+		r.until = now + r.ttl.Milliseconds() + cut
+		return nil
+	})
+}
+
+func (b *Backend) ListValues(ctx context.Context, prefix string) (kvs []backend.KeyValue, err error) {
+	if b.closed.Load() {
+		return nil, backend.ErrClosed
+	}
+	rows, err := b.db.QueryContext(ctx, `SELECT `+columns+` FROM hasp_locks WHERE vtoken != 0 AND substr(key, 1, length(?1)) = ?1 ORDER BY key`, prefix)
+	if err != nil {
+		return nil, backend.Unavailable(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(r.fields()...); err != nil {
+			return nil, backend.Unavailable(err)
+		}
+		kvs = append(kvs, backend.KeyValue{Key: r.key, Value: r.val()})
+	}
+	return kvs, backend.Unavailable(rows.Err())
 }
 
 func (b *Backend) Close() error {

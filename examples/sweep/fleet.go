@@ -23,6 +23,7 @@ type worker struct {
 	state   string // the last report's kind
 	blocker string
 	token   uint64
+	id      string // with -keep
 	killed  bool
 	ended   bool
 	since   time.Time
@@ -132,6 +133,7 @@ func (f *fleet) heed(w *worker, r report) {
 	if r.Token != 0 {
 		w.token = r.Token
 	}
+	w.id = r.ID
 	switch r.Kind {
 	case isAcquired:
 		if f.holder != nil && f.holder != w && f.holder.killed {

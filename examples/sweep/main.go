@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -24,6 +26,10 @@ func main() {
 	} else {
 		err = parent(ctx, os.Args[1:], os.Stdout)
 	}
+	var other *exec.ExitError
+	if errors.As(err, &other) { // it has said why
+		os.Exit(max(other.ExitCode(), 1))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sweep:", err)
 		os.Exit(1)
@@ -33,10 +39,11 @@ func main() {
 // result is what -o json prints.
 type result struct {
 	Processes int     `json:"processes"`
-	Created   int     `json:"created"`   // that created the sweep
-	Found     int     `json:"found"`     // that found it created
-	Takeovers int     `json:"takeovers"` // of the lock of one that was killed
-	Token     uint64  `json:"token"`     // under which the sweep was created
+	Created   int     `json:"created"`      // that created the sweep
+	Found     int     `json:"found"`        // that found it created
+	Takeovers int     `json:"takeovers"`    // of the lock of one that was killed
+	Token     uint64  `json:"token"`        // under which the sweep was created
+	ID        string  `json:"id,omitempty"` // with -keep: what every process has
 	Seconds   float64 `json:"seconds"`
 }
 
@@ -49,6 +56,7 @@ func parent(ctx context.Context, args []string, out io.Writer) error {
 	n := fs.Int("processes", 8, "how many processes")
 	timeout := fs.Duration("timeout", 0, "the lock's TTL; default 300s, with -crash 2s")
 	crash := fs.Bool("crash", false, "kill the first process that holds the lock, half-way")
+	keep := fs.Bool("keep", false, "keep the sweep's id beside the lock, and share no directory")
 	output := fs.String("o", "text", "text or json")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -68,6 +76,9 @@ func parent(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if *timeout == 0 && *crash {
 		*timeout = 2 * time.Second
+	}
+	if other, err := handOver(ctx, *on, args, out); other {
+		return err
 	}
 	text := builtin
 	if *file != "" {
@@ -89,13 +100,13 @@ func parent(ctx context.Context, args []string, out io.Writer) error {
 	if store == "" {
 		store = (&url.URL{Scheme: "efs", Path: filepath.ToSlash(home)}).String()
 	}
-	j := job{On: store, Dir: home, Sweep: text, Timeout: *timeout, Crash: *crash}
+	j := job{On: store, Dir: home, Sweep: text, Timeout: *timeout, Crash: *crash, Keep: *keep}
 	f, err := startFleet(ctx, *n, j, display(os.Stderr, *n, *output == "json"))
 	if err != nil {
 		return err
 	}
 	f.run()
-	return f.sum(out, home, s, *output == "json")
+	return f.sum(out, home, s, *keep, *output == "json")
 }
 
 // directory returns dir, made if it is missing, or a temporary one.
@@ -122,17 +133,25 @@ func display(out *os.File, n int, quiet bool) shower {
 }
 
 // sum checks the sweep and prints the result.
-func (f *fleet) sum(out io.Writer, home string, s sweep, asJSON bool) error {
+func (f *fleet) sum(out io.Writer, home string, s sweep, keep, asJSON bool) error {
 	if len(f.errs) > 0 {
 		return errors.New(strings.Join(f.errs, "\n"))
 	}
-	c, err := check(home, s)
+	var each bytes.Buffer // what each process has
+	var id string
+	var token uint64
+	var err error
+	if keep {
+		id, token, err = f.ids(&each)
+	} else {
+		token, err = complete(home, s)
+	}
 	if err != nil {
-		return fmt.Errorf("the sweep is not complete: %w", err)
+		return err
 	}
 	r := result{
 		Processes: len(f.workers), Created: f.created, Found: f.found, Takeovers: f.takeovers,
-		Token: c.Token, Seconds: time.Since(f.start).Round(time.Millisecond).Seconds(),
+		Token: token, ID: id, Seconds: time.Since(f.start).Round(time.Millisecond).Seconds(),
 	}
 	if r.Created > 1 || r.Created+r.Found+f.killed != r.Processes {
 		return fmt.Errorf("of %d processes %d created the sweep and %d found it", r.Processes, r.Created, r.Found)
@@ -144,6 +163,16 @@ func (f *fleet) sum(out io.Writer, home string, s sweep, asJSON bool) error {
 	if f.killed > 0 {
 		parts = []string{fmt.Sprintf("%d was killed", f.killed), fmt.Sprintf("%d took the lock over and created the sweep", r.Created)}
 	}
-	_, err = fmt.Fprintf(out, "%d processes: %s, %d found it, token %d, %.1f s\n", r.Processes, strings.Join(parts, ", "), r.Found, r.Token, r.Seconds)
+	_, err = fmt.Fprintf(out, "%s%d processes: %s, %d found it, token %d, %.1f s\n", each.String(), r.Processes, strings.Join(parts, ", "), r.Found, r.Token, r.Seconds)
 	return err
+}
+
+// complete checks that the sweep in home is complete, and returns the token under which
+// it was created.
+func complete(home string, s sweep) (token uint64, err error) {
+	c, err := check(home, s)
+	if err != nil {
+		return 0, fmt.Errorf("the sweep is not complete: %w", err)
+	}
+	return c.Token, nil
 }

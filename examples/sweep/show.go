@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/hasplock/hasp/backend"
 )
 
 // shower shows people what the processes are doing.
@@ -80,11 +82,19 @@ func (w *worker) doing() string {
 	case isLost:
 		return s + "has lost the lock"
 	case isCreated:
-		return s + fmt.Sprintf("created the sweep, token %d", w.token)
+		return s + fmt.Sprintf("created the sweep%s, token %d", named(w.id), w.token)
 	case isFound:
-		return s + "found the sweep"
+		return s + "found the sweep" + named(w.id)
 	case isFailed:
 		return s + "failed"
 	}
 	return s + "starts"
+}
+
+// named is the sweep's id, if it has one, as it follows its noun.
+func named(id string) string {
+	if id == "" {
+		return ""
+	}
+	return " " + backend.Printable(id)
 }

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The workers are this test's program again.
@@ -51,6 +55,28 @@ func TestCrash(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 	onlyTheSweep(t, dir)
+}
+
+// Every process has the id that the first one chose, also when that one was killed
+// before it could keep any, and another time.
+func TestKeep(t *testing.T) {
+	dir := t.TempDir()
+	r := sweepIt(t, "-keep", "-dir", dir, "-crash", "-timeout", "1s")
+	if r.Created != 1 || r.Found != 6 || r.Takeovers != 1 || !strings.HasPrefix(r.ID, "resnet-lr-") || r.Token == 0 {
+		t.Errorf("got %+v", r)
+	}
+	var out bytes.Buffer
+	if err := parent(t.Context(), []string{"-keep", "-dir", dir, "-processes", "3"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if line := fmt.Sprintf("worker %d: %s, found\n", i+1, r.ID); !strings.Contains(out.String(), line) {
+			t.Errorf("%q is not in it:\n%s", line, out.String())
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != ".resnet-lr.hasp" {
+		t.Errorf("there is more than the lock's state: %v (%v)", left, err)
+	}
 }
 
 // onlyTheSweep fails if there is anything but the sweep and the lock's state.
@@ -119,6 +145,87 @@ func TestBadInput(t *testing.T) {
 		err := parent(t.Context(), append(c.args, "-dir", t.TempDir()), &out)
 		if err == nil || !strings.Contains(err.Error(), c.says) || out.Len() > 0 {
 			t.Errorf("%q: %v, want %q in it; printed %q", c.args, err, c.says, out.String())
+		}
+	}
+}
+
+// What the README runs first is to compile fast: without the clients of the stores
+// that it does not use, and without package net.
+func TestNoClientsInIt(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range strings.Fields(string(out)) {
+		if p == "net" || strings.Contains(p, "redis") || strings.Contains(p, "etcd") {
+			t.Errorf("it compiles %s", p)
+		}
+	}
+}
+
+// For another store it is compiled again, and says that first.
+func TestOtherStores(t *testing.T) {
+	exe := filepath.Join(t.TempDir(), "sweep")
+	if out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for url, says := range map[string]string{
+		"redis://127.0.0.1:1":           "connection refused",
+		"ETCD://127.0.0.1:1?timeout=1s": "connection refused",
+	} {
+		out, err := exec.Command(exe, "-on", url, "-processes", "1", "-dir", t.TempDir()).CombinedOutput()
+		before, after, _ := strings.Cut(string(out), "\n")
+		if err == nil || !strings.Contains(before, "compiling with the clients") || !strings.Contains(after, says) {
+			t.Errorf("%s: %v: %s", url, err, out)
+		}
+		if strings.HasSuffix(strings.TrimSpace(string(out)), "exit status 1") {
+			t.Errorf("%s: it says again that it failed: %s", url, out)
+		}
+	}
+}
+
+// With Redis there is no directory at all.
+func TestKeepInRedis(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "s")
+	server := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--save", "")
+	if err := server.Start(); err != nil {
+		t.Fatalf("%v (scripts/test-needs installs what the tests need)", err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
+	exe := filepath.Join(t.TempDir(), "sweep")
+	if out, err := exec.Command("go", "build", "-tags", "stores", "-o", exe, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) { // until it serves
+		if c, err := net.Dial("unix", sock); err == nil {
+			c.Close()
+			break
+		} else if time.Since(begun) > time.Minute {
+			t.Fatal(err)
+		}
+	}
+	var first result
+	for round := range 2 {
+		cmd := exec.Command(exe, "-keep", "-on", "redis+unix://"+sock, "-o", "json")
+		if round == 0 {
+			cmd.Args = append(cmd.Args, "-crash", "-timeout", "1s")
+		}
+		out, err := cmd.Output()
+		var r result
+		if err == nil {
+			err = json.Unmarshal(out, &r)
+		}
+		if err != nil || r.Processes != 8 || !strings.HasPrefix(r.ID, "resnet-lr-") {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if round == 0 {
+			first = r
+		}
+		if r.Created != 1-round || r.Found != 6+2*round || r.ID != first.ID {
+			t.Errorf("round %d: %+v, and the id was %s", round, r, first.ID)
 		}
 	}
 }

@@ -10,9 +10,8 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
 	_ "github.com/hasplock/hasp/efs"
-	_ "github.com/hasplock/hasp/etcdlock"
-	_ "github.com/hasplock/hasp/redislock"
 )
 
 // job is what a worker is told, as JSON in its environment.
@@ -22,6 +21,7 @@ type job struct {
 	Sweep   []byte
 	Timeout time.Duration
 	Crash   bool
+	Keep    bool
 }
 
 const jobVar = "HASP_SWEEP_JOB"
@@ -31,6 +31,7 @@ type report struct {
 	Kind    string `json:"kind"` // one of the constants below
 	Blocker string `json:"blocker,omitempty"`
 	Token   uint64 `json:"token,omitempty"`
+	ID      string `json:"id,omitempty"` // created, found: with -keep
 	Error   string `json:"error,omitempty"`
 }
 
@@ -59,7 +60,7 @@ func work(ctx context.Context, text string) error {
 	}
 	words := make(chan struct{})
 	go listen(words)
-	out := &reporter{enc: json.NewEncoder(os.Stdout)}
+	out := &reporter{enc: json.NewEncoder(os.Stdout), acquired: make(chan struct{})}
 	l, err := hasp.Open(ctx, j.On, &hasp.Options{
 		TTL:      j.Timeout,
 		Owner:    fmt.Sprintf("worker %d", j.Number),
@@ -70,13 +71,21 @@ func work(ctx context.Context, text string) error {
 	}
 	out.send(report{Kind: isReady})
 	<-words
-	created, err := createSweep(ctx, l, j.Dir, s, func() error {
+	half := func() error {
 		if j.Crash {
+			<-out.acquired // the parent is to hear of that first
 			out.send(report{Kind: isHalfway})
 			<-words
 		}
 		return nil
-	})
+	}
+	var id string
+	var created bool
+	if j.Keep {
+		id, created, err = chooseID(ctx, l, s, half)
+	} else {
+		created, err = createSweep(ctx, l, j.Dir, s, half)
+	}
 	if cerr := l.Close(); err == nil {
 		err = cerr
 	}
@@ -84,9 +93,9 @@ func work(ctx context.Context, text string) error {
 	case err != nil:
 		return err
 	case created:
-		out.send(report{Kind: isCreated})
+		out.send(report{Kind: isCreated, ID: id})
 	default:
-		out.send(report{Kind: isFound})
+		out.send(report{Kind: isFound, ID: id})
 	}
 	return nil
 }
@@ -104,6 +113,8 @@ type reporter struct {
 	mu   sync.Mutex
 	enc  *json.Encoder
 	last string
+
+	acquired chan struct{} // closed when the parent has been told of the lock
 }
 
 func (r *reporter) send(rep report) {
@@ -114,13 +125,14 @@ func (r *reporter) send(rep report) {
 	}
 }
 
-// observe tells the parent of the lock, and of waiting whenever it is for another.
+// observe tells the parent of the lock, and of waiting whenever it is for another. It
+// is called in a goroutine of its own.
 func (r *reporter) observe(e hasp.Event) {
 	switch e.Kind {
 	case hasp.EventWaiting:
-		who := e.Blocker.Holder.Owner
+		who := backend.Printable(e.Blocker.Holder.Owner) // it goes to a terminal
 		if e.Err != nil {
-			who = e.Err.Error()
+			who = backend.Text(e.Err)
 		}
 		if who != r.last {
 			r.last = who
@@ -128,6 +140,7 @@ func (r *reporter) observe(e hasp.Event) {
 		}
 	case hasp.EventAcquired:
 		r.send(report{Kind: isAcquired, Token: e.Token})
+		close(r.acquired) // there is one Acquire
 	case hasp.EventReleased:
 		r.send(report{Kind: isReleased, Token: e.Token})
 	case hasp.EventLost:

@@ -4,6 +4,7 @@ package main
 
 import (
 	"github.com/hasplock/hasp/cmd/hasp/cli"
+	_ "github.com/hasplock/hasp/cmd/hasp/cli/verify"
 	_ "github.com/hasplock/hasp/examples/newbackend" // registers sqlite:
 )
 
