@@ -3,6 +3,7 @@ package etcdtest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -170,27 +171,78 @@ func TestVerbs(t *testing.T) {
 
 func errOf[T any](_ T, err error) error { return err }
 
-// A program may have wrapped its client in a namespace. Leases and comparisons by the
-// hundred do not go through one, so none of the requests may.
+// wrapped returns a client in a namespace.
+func wrapped(srv *etcdtest.Server, ns string) *clientv3.Client {
+	client := srv.Client()
+	client.KV = namespace.NewKV(client.KV, ns)
+	client.Watcher = namespace.NewWatcher(client.Watcher, ns)
+	client.Lease = namespace.NewLease(client.Lease, ns)
+	return client
+}
+
+// The locks of a client that is wrapped in a namespace are in it, all of them, and are
+// those of every other client in it, whichever way it was got.
 func TestNamespacedClient(t *testing.T) {
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
-	client := srv.Client()
-	client.KV = namespace.NewKV(client.KV, "app/")
-	client.Watcher = namespace.NewWatcher(client.Watcher, "app/")
-	client.Lease = namespace.NewLease(client.Lease, "app/")
-	a, b := newBackend(t, client), newBackend(t, srv.Client())
+	raw := srv.Client()
+	client := wrapped(srv, "app/")
+	a, b := newBackend(t, client), newBackend(t, wrapped(srv, "app/"))
+	inside := etcdlock.New(srv.Client(), &etcdlock.Options{Prefix: "app/" + etcdlock.DefaultPrefix})
+	defer inside.Close()
 
-	g := mustAcquire(t, a, "k", claim(5*time.Second))
-	if he := mustBeHeld(t, b, "k", claim(5*time.Second)); he.Record.Token != g.Token {
-		t.Errorf("without the namespace token %d holds, within it %d", he.Record.Token, g.Token)
+	g := mustAcquire(t, a, "k", claim(5*time.Minute))
+	for _, b := range []*etcdlock.Backend{b, inside} {
+		if he := mustBeHeld(t, b, "k", claim(5*time.Minute)); he.Record.Token != g.Token {
+			t.Errorf("token %d holds, want %d", he.Record.Token, g.Token)
+		}
 	}
 	if _, err := a.Renew(ctx, g); err != nil {
 		t.Errorf("renew: %v", err)
 	}
+	many := []backend.Grant{g}
+	for i := range 150 { // more than go into one transaction
+		many = append(many, mustAcquire(t, a, fmt.Sprint("many/", i), claim(5*time.Minute)))
+	}
+	for _, r := range a.RenewAll(ctx, many) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if recs, err := inside.List(ctx, "many/"); err != nil || len(recs) != 150 {
+		t.Errorf("listed %d, %v", len(recs), err)
+	}
+	v := setTo(g.Token, 1, "x")
+	mustSet(t, a, g, v)
+	mustHaveValue(t, b, "k", v)
+	mustHaveValue(t, inside, "k", v)
+	if err := a.RaiseToken(ctx, "raised", 1<<62); err != nil {
+		t.Error(err)
+	}
+	if rec, err := b.Inspect(ctx, "k"); err != nil || rec.ID != g.ID || rec.Remaining <= 0 {
+		t.Errorf("inspected %+v, %v", rec, err)
+	}
+
+	// for data in the namespace the lock is the fence, and elsewhere it is not
+	cmp, ok := etcdlock.Owner(g)
+	if !ok {
+		t.Fatal("the grant has no owner")
+	}
+	for which, c := range map[bool]*clientv3.Client{true: client, false: raw} {
+		resp, err := c.Txn(ctx).If(cmp).Then(clientv3.OpPut("data", "x")).Commit()
+		if err != nil || resp.Succeeded != which {
+			t.Errorf("a transaction in the namespace: %v; carried out: %v, %v", which, resp.Succeeded, err)
+		}
+	}
+
 	lost := make(chan string, 1)
-	defer a.OnLoss(func(key, _ string) { lost <- key })()
-	if err := b.Break(ctx, "k", g.Token); err != nil {
+	defer a.OnLoss(func(key, _ string) {
+		select {
+		case lost <- key:
+		default:
+		}
+	})()
+	if err := inside.Break(ctx, "k", g.Token); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -199,12 +251,15 @@ func TestNamespacedClient(t *testing.T) {
 		t.Error("the loss was not reported")
 	}
 
-	stays := claim(30 * time.Second)
+	stays := claim(5 * time.Minute)
 	mustAcquire(t, a, "stays", stays)
-	held := mustAcquire(t, b, "k", claim(5*time.Second))
+	held := mustAcquire(t, inside, "k", claim(5*time.Minute))
 	waited := make(chan error, 1)
 	go func() {
-		g, err := acquireWaiting(ctx, a, "k", claim(5*time.Second), time.Minute)
+		g, err := acquireWaiting(ctx, a, "k", claim(5*time.Minute), never)
+		if err == nil {
+			g, err = a.Renew(ctx, g) // it moves
+		}
 		if err == nil {
 			err = a.Release(ctx, g)
 		}
@@ -219,16 +274,46 @@ func TestNamespacedClient(t *testing.T) {
 			break
 		}
 	}
-	mustRelease(t, b, held)
+	mustRelease(t, inside, held)
 	if err := <-waited; err != nil {
 		t.Errorf("waiting: %v", err)
+	}
+	// An attempt that was given up is settled by a fence, and what waited leaves nothing.
+	sctx, cancel := context.WithCancel(ctx)
+	cancel()
+	given := claim(5 * time.Minute)
+	mustBe(t, "acquire with a context that has ended", errOf(a.Acquire(sctx, "given-up", given)), backend.ErrUnavailable)
+	if err := a.Release(ctx, backend.Grant{Key: "given-up", ID: given.ID}); err != nil && !errors.Is(err, backend.ErrLost) {
+		t.Error(err)
+	}
+
+	all, err := raw.Get(ctx, "", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range all.Kvs {
+		if !strings.HasPrefix(string(kv.Key), "app/") {
+			t.Errorf("%q is outside of the namespace", kv.Key)
+		}
 	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if he := mustBeHeld(t, b, "stays", claim(5*time.Second)); he.Record.ID != stays.ID {
+	if he := mustBeHeld(t, b, "stays", claim(5*time.Minute)); he.Record.ID != stays.ID {
 		t.Errorf("after Close of its holder's backend %q holds, want %q", he.Record.ID, stays.ID)
 	}
+	// Close leaves the client as it was
+	if _, err := client.Put(ctx, "more", ""); err != nil {
+		t.Error(err)
+	}
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if resp := <-client.Watch(wctx, "more", clientv3.WithCreatedNotify()); !resp.Created {
+		t.Errorf("a watch after Close: %+v", resp)
+	}
+	// and another namespace is another world
+	plain := newBackend(t, raw)
+	mustRelease(t, plain, mustAcquire(t, plain, "stays", claim(5*time.Minute)))
 }
 
 // While the connection is being made anew, requests wait for it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,8 +32,8 @@ func StartCluster(tb testing.TB, n int, opts *Options) *Cluster {
 		for i := range n {
 			name := fmt.Sprintf("m%d", i)
 			s := &Server{tb: tb, member: member{
-				Name: name, Client: freeAddr(tb), Peer: freeAddr(tb),
-				Quota: opts.Quota, Fsync: opts.Fsync, CertFile: opts.CertFile, KeyFile: opts.KeyFile,
+				Name: name, Client: FreeAddr(tb), Peer: FreeAddr(tb),
+				Quota: opts.Quota, AuthTokenTTL: opts.AuthTokenTTL, Fsync: opts.Fsync, CertFile: opts.CertFile, KeyFile: opts.KeyFile,
 			}}
 			s.member.Dir, s.log = dataDir(tb, name)
 			initial = append(initial, name+"=http://"+s.member.Peer)
@@ -146,4 +147,66 @@ func (c *Cluster) Wipe() {
 	if err := c.start(); err != nil {
 		c.tb.Fatalf("etcdtest: %v", err)
 	}
+}
+
+// Add starts one member more, and waits until it serves.
+func (c *Cluster) Add() *Server {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	s := &Server{tb: c.tb, member: c.Members[0].member}
+	s.member.Name = fmt.Sprintf("m%d", len(c.Members))
+	s.member.Client, s.member.Peer, s.member.Join = FreeAddr(c.tb), FreeAddr(c.tb), true
+	s.member.Dir, s.log = dataDir(c.tb, s.member.Name)
+	client := c.Client()
+	for {
+		// etcd refuses while the members are not known to be healthy
+		_, err := client.MemberAdd(ctx, []string{"http://" + s.member.Peer})
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			c.tb.Fatalf("etcdtest: add a member: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.member.Cluster += "," + s.member.Name + "=http://" + s.member.Peer
+	err := s.start()
+	if err == nil {
+		err = s.expect("ready")
+	}
+	c.tb.Cleanup(s.Kill)
+	if err != nil {
+		c.tb.Fatalf("etcdtest: add a member: %v", err)
+	}
+	c.Members = append(c.Members, s)
+	return s
+}
+
+// Remove takes a member out of the cluster and ends it.
+func (c *Cluster) Remove(s *Server) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	client := c.Client()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		c.tb.Fatalf("etcdtest: list the members: %v", err)
+	}
+	for _, m := range list.Members {
+		if m.Name != s.member.Name {
+			continue
+		}
+		for {
+			if _, err = client.MemberRemove(ctx, m.ID); err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				c.tb.Fatalf("etcdtest: remove a member: %v", err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	s.Kill()
+	c.Members = slices.DeleteFunc(c.Members, func(m *Server) bool { return m == s })
 }

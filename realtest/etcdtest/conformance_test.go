@@ -34,8 +34,8 @@ func config(name, url string, client *clientv3.Client) conformance.Config {
 			keys, _, err := etcdtest.Left(ctx, client)
 			var out []string
 			for _, k := range keys {
-				// the base of all tokens, and of keys with a floor beyond the clock
-				if !strings.HasPrefix(k, etcdlock.DefaultPrefix+"token-base") {
+				// the base of all tokens, and of keys with a floor beyond the clock; values
+				if !strings.HasPrefix(k, etcdlock.DefaultPrefix+"token-base") && !strings.HasPrefix(k, etcdlock.DefaultPrefix+"value/") {
 					out = append(out, fmt.Sprintf("key %q", k))
 				}
 			}
@@ -45,6 +45,7 @@ func config(name, url string, client *clientv3.Client) conformance.Config {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	cfg := config("etcd", srv.URL(""), srv.Client())
 	cfg.Open = func(ctx context.Context) (backend.Backend, error) {
@@ -67,6 +68,7 @@ func TestConformance(t *testing.T) {
 }
 
 func TestConformanceCluster(t *testing.T) {
+	t.Parallel()
 	cl := etcdtest.StartCluster(t, 3, nil)
 	cfg := config("etcd cluster", cl.URL(""), cl.Client())
 	cfg.Restart = func(context.Context) error { cl.Restart(); return nil }
@@ -88,6 +90,7 @@ func (p *proxied) Close() error {
 
 // The oldest etcd that is supported.
 func TestConformanceContainer(t *testing.T) {
+	t.Parallel()
 	if err := etcdtest.HasImage(); err != nil {
 		t.Skip(err)
 	}

@@ -36,7 +36,7 @@ func StartContainer(tb testing.TB) (addr string) {
 	defer cancel()
 	// The reaper would be another image; the test's cleanup does without it.
 	if _, set := os.LookupEnv("TESTCONTAINERS_RYUK_DISABLED"); !set {
-		tb.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+		os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true") // not tb.Setenv: tests run beside each other
 	}
 	c, err := testcontainers.Run(ctx, Image,
 		testcontainers.WithExposedPorts("2379/tcp"),

@@ -38,6 +38,7 @@ func freeAt(t *testing.T, b backend.Backend, key string, from time.Time) (backen
 // A client lives on, and renews one lock, while another of the same TTL, on the
 // same etcd lease, is not renewed.
 func TestUnrenewedExpiresAmongRenewed(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	a, b := newBackend(t, srv.Client()), newBackend(t, srv.Client())
@@ -88,6 +89,7 @@ func TestUnrenewedExpiresAmongRenewed(t *testing.T) {
 // The lock is taken on a lease that has seen its last keepalive some time ago,
 // and its backend is closed, as good as dead, right after.
 func TestNotStaleBeforeTTL(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	const ttl = 3 * time.Second
 	for _, age := range []time.Duration{0, 900 * time.Millisecond, 2500 * time.Millisecond} {
@@ -112,6 +114,7 @@ func TestNotStaleBeforeTTL(t *testing.T) {
 }
 
 func TestRenewKeeps(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	a, b := newBackend(t, srv.Client()), newBackend(t, srv.Client())
@@ -135,6 +138,7 @@ func TestRenewKeeps(t *testing.T) {
 const lossWithin = time.Second
 
 func TestLoss(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	op := srv.Client()
@@ -206,6 +210,7 @@ func TestLoss(t *testing.T) {
 }
 
 func TestBatch(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	a, b := newBackend(t, srv.Client()), newBackend(t, srv.Client())

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -22,7 +23,9 @@ type member struct {
 	Name, Dir    string
 	Client, Peer string // addresses
 	Cluster      string // initial cluster
+	Join         bool   // an existing one
 	Quota        int64
+	AuthTokenTTL time.Duration
 	Fsync        bool
 	CertFile     string // serve clients with TLS
 	KeyFile      string
@@ -63,7 +66,14 @@ func (m member) run() error {
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = m.Cluster
+	if m.Join {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
+	}
 	cfg.QuotaBackendBytes = m.Quota
+	cfg.BcryptCost = 4 // the least: logins are not what tests are to wait for
+	if m.AuthTokenTTL > 0 {
+		cfg.AuthTokenTTL = uint(m.AuthTokenTTL / time.Second)
+	}
 	// A killed process loses nothing that it has written; only a machine does.
 	cfg.UnsafeNoFsync = !m.Fsync
 	e, err := embed.StartEtcd(cfg)

@@ -3,6 +3,7 @@ package etcdtest_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,11 +33,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // those that are parallel wait, each for a server of its own
 	os.Exit(m.Run())
 }
 
-// work holds, or waits for, a key, says what it does, and renews until the test
-// ends it or a renewal fails.
+// work holds, or waits for, a key, says what it does, and renews, or sets values, until
+// the test ends it or that fails.
 func work(args []string) error {
 	ttl, err := time.ParseDuration(args[3])
 	if err != nil {
@@ -61,6 +64,12 @@ func work(args []string) error {
 		return err
 	}
 	fmt.Println("held", g.Token)
+	for seq := uint64(1); args[0] == "set"; seq++ { // it is not renewed
+		if _, err := b.SetValue(ctx, g, setTo(g.Token, seq, fmt.Sprint("late ", seq))); err != nil {
+			fmt.Println("set:", err)
+			return nil
+		}
+	}
 	for {
 		time.Sleep(ttl / 6)
 		rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -118,6 +127,7 @@ func (w *worker) kill() {
 }
 
 func TestKilledHolder(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	const ttl = 3 * time.Second
@@ -149,6 +159,7 @@ func TestKilledHolder(t *testing.T) {
 // A process that is stopped past its TTL wakes to a lost lease, and does its
 // successor no harm.
 func TestStoppedHolder(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	const ttl = 2 * time.Second
@@ -177,6 +188,7 @@ func TestStoppedHolder(t *testing.T) {
 }
 
 func TestKilledWaiter(t *testing.T) {
+	t.Parallel()
 	srv := etcdtest.Start(t, nil)
 	ctx := testContext(t)
 	const ttl = 3 * time.Second

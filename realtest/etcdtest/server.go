@@ -34,6 +34,8 @@ const startTimeout = 60 * time.Second
 type Options struct {
 	// Quota is --quota-backend-bytes; 0 is etcd's default.
 	Quota int64
+	// AuthTokenTTL is --auth-token-ttl, in whole seconds; 0 is etcd's default.
+	AuthTokenTTL time.Duration
 	// Fsync makes the servers wait for their disks, as they do outside tests.
 	Fsync bool
 	// CertFile and KeyFile, in PEM format, make them serve clients with TLS.
@@ -58,9 +60,9 @@ func Start(tb testing.TB, opts *Options) *Server {
 	return StartCluster(tb, 1, opts).Members[0]
 }
 
-// freeAddr finds an address to listen on. Ports below those that the kernel
+// FreeAddr finds an address to listen on. Ports below those that the kernel
 // gives to outgoing connections are not taken by one between here and there.
-func freeAddr(tb testing.TB) string {
+func FreeAddr(tb testing.TB) string {
 	tb.Helper()
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))

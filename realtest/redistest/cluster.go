@@ -3,6 +3,7 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,17 @@ import (
 type Cluster struct {
 	tb    testing.TB
 	Nodes []*Server
+	// Proxies lead to the nodes, one to each, if ClusterOptions asked for them.
+	Proxies []*Proxy
+}
+
+// ClusterOptions say what cluster to start.
+type ClusterOptions struct {
+	// Persist is as in Options.
+	Persist bool
+	// Proxied has each node tell its clients, and URL say, the address of a proxy in
+	// front of it. Nodes reach each other without.
+	Proxied bool
 }
 
 // slots is how many hash slots a Redis Cluster has.
@@ -20,12 +32,25 @@ const slots = 16384
 // StartCluster starts a cluster and waits until all of it serves.
 func StartCluster(tb testing.TB) *Cluster {
 	tb.Helper()
+	return StartClusterWith(tb, ClusterOptions{})
+}
+
+// StartClusterWith starts a cluster and waits until all of it serves.
+func StartClusterWith(tb testing.TB, o ClusterOptions) *Cluster {
+	tb.Helper()
 	c := &Cluster{tb: tb}
 	const masters = 3
 	for i := range masters {
-		s := Start(tb, &Options{Binary: true, Config: []string{
-			"--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-port", portOf(freeAddr(tb)),
-		}})
+		config := []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-port", portOf(freeAddr(tb))}
+		if o.Proxied {
+			p := StartProxy(tb, "")
+			c.Proxies = append(c.Proxies, p)
+			config = append(config, "--cluster-announce-port", portOf(p.Addr()))
+		}
+		s := Start(tb, &Options{Binary: true, Persist: o.Persist, Config: config})
+		if o.Proxied {
+			c.Proxies[i].Retarget(s.addr)
+		}
 		first, last := i*slots/masters, (i+1)*slots/masters-1
 		s.Do("cluster", "addslotsrange", first, last)
 		s.Do("cluster", "set-config-epoch", i+1)
@@ -34,10 +59,16 @@ func StartCluster(tb testing.TB) *Cluster {
 	for _, s := range c.Nodes[1:] {
 		s.Do("cluster", "meet", "127.0.0.1", s0port(c), busPort(c.Nodes[0]))
 	}
+	c.Await()
+	return c
+}
+
+// Await waits until every node knows that all slots are served.
+func (c *Cluster) Await() {
+	c.tb.Helper()
 	for _, s := range c.Nodes {
 		c.await(s)
 	}
-	return c
 }
 
 func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
@@ -75,8 +106,12 @@ func (c *Cluster) await(s *Server) {
 // URL is what to open a backend with.
 func (c *Cluster) URL(options ...string) string {
 	var addrs []string
-	for _, s := range c.Nodes {
-		addrs = append(addrs, s.addr)
+	for i, s := range c.Nodes {
+		if c.Proxies != nil {
+			addrs = append(addrs, c.Proxies[i].Addr())
+		} else {
+			addrs = append(addrs, s.addr)
+		}
 	}
 	return "redis://" + strings.Join(addrs, ",") + "/" + query(append([]string{"cluster=true"}, options...))
 }
@@ -97,4 +132,92 @@ func (c *Cluster) Keys() []string {
 		out = append(out, s.Keys()...)
 	}
 	return out
+}
+
+// Slot is the hash slot of a key of Redis.
+func (c *Cluster) Slot(name string) int {
+	c.tb.Helper()
+	return int(c.Nodes[0].Do("cluster", "keyslot", name).(int64))
+}
+
+// Owner is the node that has a slot.
+func (c *Cluster) Owner(slot int) *Server {
+	c.tb.Helper()
+	for _, r := range c.Nodes[0].Do("cluster", "slots").([]any) {
+		r := r.([]any)
+		if int64(slot) < r[0].(int64) || int64(slot) > r[1].(int64) {
+			continue
+		}
+		for _, s := range c.Nodes {
+			if s.port() == fmt.Sprint(r[2].([]any)[1]) {
+				return s
+			}
+		}
+	}
+	c.tb.Fatalf("nobody has slot %d", slot)
+	return nil
+}
+
+// Move is a slot on its way from one node to another.
+type Move struct {
+	c        *Cluster
+	slot     int
+	From, To *Server
+}
+
+// BeginMove opens a slot: from now on until Finish it is on the move to another
+// node.
+func (c *Cluster) BeginMove(slot int) *Move {
+	c.tb.Helper()
+	m := &Move{c: c, slot: slot, From: c.Owner(slot)}
+	for _, s := range c.Nodes {
+		if s != m.From {
+			m.To = s
+		}
+	}
+	m.To.Do("cluster", "setslot", slot, "importing", m.From.Do("cluster", "myid"))
+	m.From.Do("cluster", "setslot", slot, "migrating", m.To.Do("cluster", "myid"))
+	return m
+}
+
+// Key moves one key, if it exists.
+func (m *Move) Key(name string) {
+	m.c.tb.Helper()
+	m.From.Do("migrate", "127.0.0.1", m.To.port(), name, 0, 5000)
+}
+
+// Finish moves all that is left, and gives the slot to its new node.
+func (m *Move) Finish() {
+	m.c.tb.Helper()
+	for {
+		keys := m.From.Do("cluster", "getkeysinslot", m.slot, 100).([]any)
+		if len(keys) == 0 {
+			break
+		}
+		for _, k := range keys {
+			m.Key(k.(string))
+		}
+	}
+	id := m.To.Do("cluster", "myid")
+	m.To.Do("cluster", "setslot", m.slot, "node", id)
+	m.From.Do("cluster", "setslot", m.slot, "node", id)
+	for _, s := range m.c.Nodes {
+		if s != m.To && s != m.From {
+			s.Do("cluster", "setslot", m.slot, "node", id)
+		}
+	}
+}
+
+// Reshard has redis-cli move so many slots, the first that a node has.
+func (c *Cluster) Reshard(from, to *Server, n int) error {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "redis-cli", "--cluster", "reshard", from.Addr(),
+		"--cluster-from", from.Do("cluster", "myid").(string), "--cluster-to", to.Do("cluster", "myid").(string),
+		"--cluster-slots", fmt.Sprint(n), "--cluster-yes").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("redis-cli --cluster reshard: %w\n%s", err, out[max(0, len(out)-1000):])
+	}
+	return nil
 }

@@ -2,7 +2,9 @@ package redistest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +15,7 @@ import (
 )
 
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	ctx := context.Background()
 	a, b := open(t, c.URL()), open(t, c.URL())
@@ -63,9 +66,10 @@ func TestCluster(t *testing.T) {
 	})
 
 	t.Run("dead waiters", func(t *testing.T) {
-		// A cluster does not know whose connection is gone: each dead process lets
-		// its turn pass once.
-		testDeadWaiters(t, c.URL("prefix=dead:"), syscall.SIGKILL, 8*time.Second)
+		// A cluster does not know whose connection is gone: the first lets its turn
+		// pass, and then all are called.
+		testDeadWaiters(t, c.URL("prefix=dead:"), 100, syscall.SIGKILL, 3*time.Second)
+		testDeadWaiters(t, c.URL("prefix=stopped:"), 100, syscall.SIGSTOP, 3*time.Second)
 	})
 
 	t.Run("lost updates", func(t *testing.T) {
@@ -111,6 +115,22 @@ func TestCluster(t *testing.T) {
 		release(t, b, g)
 		mustWake(t, "the waiter", wake)
 		stop(false)
+
+		for right, as := range map[string]string{"+cluster": "+cluster|", "+zadd": "+zadd", "+subscribe": "+subscribe", "&hasp:*": "&hasp:*"} {
+			for _, s := range c.Nodes {
+				s.Do(append(append([]any{"acl", "setuser", "app", "reset", "on", ">tresor"}, documented...), "+cluster", "+command")...)
+				if right == "&hasp:*" {
+					s.Do("acl", "setuser", "app", "resetchannels")
+				} else {
+					s.Do("acl", "setuser", "app", "-"+right[1:])
+				}
+				s.Do("script", "flush")
+			}
+			err := mustNotOpen(t, strings.Replace(c.URL(), "://", "://app:tresor@", 1), as)
+			if !errors.Is(err, fs.ErrPermission) || errors.Is(err, backend.ErrUnavailable) {
+				t.Errorf("without %s: %v", right, err)
+			}
+		}
 	})
 
 	t.Run("one node", func(t *testing.T) {

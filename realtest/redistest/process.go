@@ -27,8 +27,8 @@ type process struct {
 
 func startProcess(tb testing.TB, o Options) *Server {
 	tb.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		tb.Fatal("redis-server is missing: install it (Debian: apt-get install redis-server), or a Docker engine and run scripts/test-images")
+	if _, err := exec.LookPath(o.program()); err != nil {
+		tb.Fatalf("%s is missing: scripts/test-needs installs it, or a Docker engine and scripts/test-images do for Redis", o.program())
 	}
 	// Not tb.TempDir: the name of a socket must be short.
 	dir, err := os.MkdirTemp("", "hasp-redis-")
@@ -93,7 +93,7 @@ func (s *Server) launch() error {
 	if s.opts.Persist {
 		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
 	}
-	p := &process{cmd: exec.Command("redis-server", append(args, s.opts.Config...)...), end: make(chan struct{})}
+	p := &process{cmd: exec.Command(s.opts.program(), append(args, s.opts.Config...)...), end: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {
 		return err
@@ -109,17 +109,17 @@ func (s *Server) launch() error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		err := ping(c, s.addr)
-		if err == nil {
+		if err == nil || s.opts.Loading && redis.IsLoadingError(err) {
 			return nil
 		}
 		select {
 		case <-p.end:
-			return fmt.Errorf("redis-server ended: %s", strings.TrimSpace(p.out.String()))
+			return fmt.Errorf("%s ended: %s", s.opts.program(), strings.TrimSpace(p.out.String()))
 		case <-time.After(10 * time.Millisecond): // it says nowhere that it is ready
 		}
 		if time.Now().After(deadline) {
 			s.Kill()
-			return fmt.Errorf("redis-server does not answer on %s: %w", s.addr, err)
+			return fmt.Errorf("%s does not answer on %s: %w", s.opts.program(), s.addr, err)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package redistest
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy is a TCP proxy that a test can cut: a partition between one client and
@@ -16,7 +18,10 @@ type Proxy struct {
 	target string
 	cut    bool
 	heal   chan struct{} // closed when not cut
+	delay  time.Duration // of each piece of data, either way
 	conns  map[net.Conn]bool
+	subs   map[net.Conn]bool // clients that have subscribed
+	deaf   map[net.Conn]bool // those that are told nothing
 	closed bool
 }
 
@@ -28,7 +33,7 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}}
+	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}, subs: map[net.Conn]bool{}, deaf: map[net.Conn]bool{}}
 	close(p.heal)
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.Close)
@@ -55,6 +60,24 @@ func (p *Proxy) Heal() {
 	if p.cut {
 		p.cut = false
 		close(p.heal)
+	}
+}
+
+// Delay makes each piece of data that is passed on from now on, either way, wait for d
+// first. Data stay in order, so a connection that is busy is slow as well.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
+// Deafen makes the connections that have a subscription half open: the server goes
+// on to send, and the client receives nothing. Those that are made later are whole.
+func (p *Proxy) Deafen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.subs {
+		p.deaf[c] = true
 	}
 }
 
@@ -130,6 +153,8 @@ func (p *Proxy) forget(cs ...net.Conn) {
 	defer p.mu.Unlock()
 	for _, c := range cs {
 		delete(p.conns, c)
+		delete(p.subs, c)
+		delete(p.deaf, c)
 	}
 }
 
@@ -142,10 +167,17 @@ func (p *Proxy) copy(dst, src net.Conn) {
 	for {
 		n, err := src.Read(buf)
 		p.mu.Lock()
-		heal := p.heal
+		heal, delay := p.heal, p.delay
+		if bytes.Contains(buf[:n], []byte("\nsubscribe\r")) {
+			p.subs[src] = true
+		}
+		lost := p.deaf[dst]
 		p.mu.Unlock()
+		if delay > 0 {
+			time.Sleep(delay)
+		}
 		<-heal
-		if n > 0 {
+		if n > 0 && !lost {
 			if _, werr := dst.Write(buf[:n]); werr != nil {
 				return
 			}

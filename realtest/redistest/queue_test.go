@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -134,13 +137,15 @@ func TestHolderKilled(t *testing.T) {
 	release(t, b, g)
 }
 
-// deadWaiters are processes that wait and then die or stop, ahead of a live one.
-func testDeadWaiters(t *testing.T, url string, end syscall.Signal, within time.Duration) {
+// testDeadWaiters has clients wait, in two processes that then die or stop, ahead of
+// a live one, which must have its turn within so long of the release.
+func testDeadWaiters(t *testing.T, url string, clients int, end syscall.Signal, within time.Duration) {
+	t.Helper()
 	b := open(t, url)
 	g := acquire(t, b, "k", claim(time.Minute))
 	var dead []*worker
 	for range 2 {
-		w := startWorker(t, "wait", url, "k")
+		w := startWorker(t, "wait", url, "k", clients/2)
 		w.line()
 		dead = append(dead, w)
 	}
@@ -155,7 +160,9 @@ func testDeadWaiters(t *testing.T, url string, end syscall.Signal, within time.D
 	release(t, b, g)
 	start := time.Now()
 	mustWake(t, "the live waiter", wake)
-	if took := time.Since(start); took > within {
+	took := time.Since(start)
+	t.Logf("%d clients that do not answer cost %v", clients, took.Round(time.Millisecond))
+	if took > within {
 		t.Errorf("woken after %v, want %v at most", took, within)
 	}
 	g = acquire(t, b, "k", c)
@@ -166,9 +173,9 @@ func testDeadWaiters(t *testing.T, url string, end syscall.Signal, within time.D
 func TestDeadWaiterDoesNotBlock(t *testing.T) {
 	s := redistest.Start(t, nil)
 	// a killed process's connection is gone, and the server knows
-	testDeadWaiters(t, s.URL("prefix=a:"), syscall.SIGKILL, 900*time.Millisecond)
-	// a stopped one lets its turn pass
-	testDeadWaiters(t, s.URL("prefix=b:"), syscall.SIGSTOP, 8*time.Second)
+	testDeadWaiters(t, s.URL("prefix=a:"), 2, syscall.SIGKILL, 900*time.Millisecond)
+	// of the stopped ones, the first lets its turn pass
+	testDeadWaiters(t, s.URL("prefix=b:"), 100, syscall.SIGSTOP, 3*time.Second)
 }
 
 func TestStoppedWaiterComesBack(t *testing.T) {
@@ -195,6 +202,36 @@ func TestStoppedWaiterComesBack(t *testing.T) {
 	g = acquire(t, b, "k", sleepy)
 	stop1(true)
 	release(t, b, g)
+}
+
+// A waiter that leaves while its client tends it is not put back for good.
+func TestLeavingWhileTended(t *testing.T) {
+	s := redistest.Start(t, nil)
+	b := open(t, s.URL())
+	const keys = 300
+	var gs []backend.Grant
+	var stops []func(bool)
+	for i := range keys {
+		key := fmt.Sprint("k", i)
+		gs = append(gs, acquire(t, b, key, claim(time.Minute)))
+		_, stop := mustWatch(t, b, key, claim(time.Minute))
+		stops = append(stops, stop)
+	}
+	var wg sync.WaitGroup
+	for i, stop := range stops {
+		// while they are tended, which all are about now
+		wg.Go(func() {
+			time.Sleep(300*time.Millisecond + time.Duration(i)*4*time.Millisecond)
+			stop(false)
+		})
+	}
+	wg.Wait()
+	eventually(t, "no queue is left", func() bool {
+		return !slices.ContainsFunc(s.Keys(), func(k string) bool { return strings.HasSuffix(k, ":queue") })
+	})
+	for _, g := range gs {
+		release(t, b, g)
+	}
 }
 
 func TestLostUpdates(t *testing.T) {

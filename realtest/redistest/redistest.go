@@ -5,13 +5,14 @@
 // redis:7 (scripts/test-images makes it), otherwise it is the redis-server binary
 // as a child process. A server that is to be killed and restarted, a cluster and a
 // replicated pair are always children. The environment variable HASP_TEST_REDIS
-// forces one of them: "docker" or "binary".
+// forces one of them: "docker" or "binary". Valkey and the like are children too.
 package redistest
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,10 @@ type Options struct {
 	// Binary asks for a child process even where there is Docker, because the test
 	// wants Kill, Restart or Pause. The options below ask for it too.
 	Binary bool
+	// Program is the server's program; "" is redis-server. Programs lists others.
+	Program string
+	// Loading lets Start and Restart return while the server still loads its data.
+	Loading bool
 	// Password is what the default user must give.
 	Password string
 	// TLS makes the port speak TLS only, with a certificate that Server.TLSRoots
@@ -42,7 +47,28 @@ type Options struct {
 }
 
 func (o Options) binary() bool {
-	return o.Binary || o.Password != "" || o.TLS || o.Unix || o.Persist || len(o.Config) > 0
+	return o.Binary || o.Program != "" || o.Password != "" || o.TLS || o.Unix || o.Persist || len(o.Config) > 0
+}
+
+func (o Options) program() string {
+	if o.Program == "" {
+		return "redis-server"
+	}
+	return o.Program
+}
+
+// Programs are the servers that speak Redis's protocol and that tests of what they
+// say differently run against: redis-server and valkey-server; redict-server, if it is
+// installed; and what HASP_TEST_REDIS_PROGRAM names, such as another version.
+func Programs() []string {
+	out := []string{"redis-server", "valkey-server"}
+	if _, err := exec.LookPath("redict-server"); err == nil {
+		out = append(out, "redict-server")
+	}
+	if p := os.Getenv("HASP_TEST_REDIS_PROGRAM"); p != "" {
+		out = append(out, p)
+	}
+	return out
 }
 
 // Server is a running Redis server.

@@ -25,7 +25,7 @@ func lua(t *testing.T, names ...string) *redis.Script {
 			text.WriteString("local lock = redis.call('GET', KEYS[1])\n")
 			continue
 		}
-		part, err := os.ReadFile(filepath.Join("..", "..", "redislock", name+".lua"))
+		part, err := os.ReadFile(filepath.Join("..", "..", "redislock", "lua", name+".lua"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func lua(t *testing.T, names ...string) *redis.Script {
 func TestShortcuts(t *testing.T) {
 	s := redistest.Start(t, nil)
 	c := s.Client()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	now := time.Now().UnixMicro()
 	ahead := strconv.FormatInt(now+1e9, 10)
@@ -65,8 +65,9 @@ func TestShortcuts(t *testing.T) {
 	}
 	queues := map[string][]string{"empty": nil, "me": {"me chan"}, "another": {"x chanx"}, "another and me": {"x chanx", "me chan"}}
 	turns := map[string]string{
-		"none": "", "mine": fmt.Sprintf("me chan %d", now+3600e6), "another's": fmt.Sprintf("y chany %d", now+3600e6),
-		"another's, over": fmt.Sprintf("y chany %d", now-1e6),
+		"none": "", "mine": fmt.Sprintf("me chan %d 3600000", now+3600e6), "another's": fmt.Sprintf("y chany %d 3600000", now+3600e6),
+		"another's, of a clock set back": fmt.Sprintf("y chany %d 3600000", now+7200e6),
+		"another's, over":                fmt.Sprintf("y chany %d 1000", now-1e6),
 	}
 	libraries := []string{"record", "turn", "token"}
 	scripts := map[string]struct {
@@ -106,10 +107,11 @@ func TestShortcuts(t *testing.T) {
 		for _, l := range locks {
 			for qname, q := range queues {
 				for tname, turn := range turns {
-					for _, args := range sc.args {
+					for i := range 2 * len(sc.args) {
+						args, withdrawn := sc.args[i/2], i%2 == 1
 						n++
 						run := func(script *redis.Script, key string) (did, left string, ttl time.Duration) {
-							names := []string{"{" + key + "}", "{" + key + "}:queue", "{" + key + "}:turn"}
+							names := []string{"{" + key + "}", "{" + key + "}:queue", "{" + key + "}:turn", "{" + key + "}:withdrawn:me"}
 							if l.value != "" {
 								c.Set(ctx, names[0], l.value, l.ttl)
 							}
@@ -118,6 +120,9 @@ func TestShortcuts(t *testing.T) {
 							}
 							if turn != "" {
 								c.Set(ctx, names[2], turn, time.Hour)
+							}
+							if withdrawn {
+								c.Set(ctx, names[3], "1", time.Minute)
 							}
 							reply, err := script.Run(ctx, c, names, args...).Result()
 							if err != nil {
@@ -150,8 +155,8 @@ func TestShortcuts(t *testing.T) {
 						did, left, ttl := run(sc.long, fmt.Sprintf("long%d", n))
 						didShort, leftShort, ttlShort := run(sc.short, fmt.Sprintf("short%d", n))
 						if did != didShort || left != leftShort || (ttl-ttlShort).Abs() > 10*time.Second {
-							t.Errorf("%s %v of a lock that is %s, queue %s, turn %s:\nwithout the shortcut %s, left %s for %v\nwith it             %s, left %s for %v",
-								verb, args, l.name, qname, tname, did, left, ttl, didShort, leftShort, ttlShort)
+							t.Errorf("%s %v of a lock that is %s, queue %s, turn %s, withdrawn %v:\nwithout the shortcut %s, left %s for %v\nwith it             %s, left %s for %v",
+								verb, args, l.name, qname, tname, withdrawn, did, left, ttl, didShort, leftShort, ttlShort)
 						}
 						took[verb+" "+did]++
 					}

@@ -72,8 +72,11 @@ func TestVerbs(t *testing.T) {
 	t.Run("release of an unknown claim", func(t *testing.T) {
 		c := claim(time.Minute)
 		mustBeLost(t, "release of nothing", a.Release(ctx, backend.Grant{Key: "u", ID: c.ID}))
-		g := acquire(t, a, "u", c)
-		release(t, a, backend.Grant{Key: "u", ID: c.ID})
+		if _, err := a.Acquire(ctx, "u", c); !errors.Is(err, backend.ErrUnavailable) {
+			t.Errorf("acquire by a claim that was withdrawn: %v", err)
+		}
+		g := acquire(t, a, "u", claim(time.Minute))
+		release(t, a, backend.Grant{Key: "u", ID: g.ID})
 		g2 := acquire(t, b, "u", claim(time.Minute))
 		mustBeLost(t, "release of a taken lock", a.Release(ctx, g))
 		release(t, b, g2)

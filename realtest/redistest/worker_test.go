@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // those that are parallel wait, each for a server of its own
 	os.Exit(m.Run())
 }
 
@@ -44,8 +47,8 @@ type worker struct {
 	lines chan string
 }
 
-// startWorker starts a job: "hold URL KEY TTL", "wait URL KEY", "count URL KEY
-// ROUNDS", "relay URL KEY" or "crowd URL KEY WAITERS HOLD". It ends when its standard input does.
+// startWorker starts a job: "hold URL KEY TTL", "wait URL KEY CLIENTS", "count URL KEY
+// ROUNDS", "relay URL KEY", "set URL KEY TTL" or "crowd URL KEY WAITERS HOLD". It ends when its standard input does.
 func startWorker(tb testing.TB, job ...any) *worker {
 	tb.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -126,10 +129,20 @@ func work(job []string) error {
 		}
 		fmt.Println(g.Token)
 		<-ctx.Done()
+	case "set":
+		ttl, _ := time.ParseDuration(job[3])
+		return setOnAndOn(ctx, b.(*redislock.Backend), key, ttl)
 	case "wait":
-		_, _, err := b.(backend.Watcher).Watch(ctx, key, claim(time.Minute))
-		if err != nil {
-			return err
+		var n int
+		fmt.Sscan(job[3], &n)
+		for range n {
+			b, err := backend.Open(ctx, job[1])
+			if err != nil {
+				return err
+			}
+			if _, _, err := b.(backend.Watcher).Watch(ctx, key, claim(time.Minute)); err != nil {
+				return err
+			}
 		}
 		fmt.Println("waiting")
 		<-ctx.Done()
@@ -156,6 +169,22 @@ func work(job []string) error {
 		crowd(ctx, b.(*redislock.Backend), key, n, hold)
 	}
 	return nil
+}
+
+// setOnAndOn acquires key and sets one value after the other until that fails. It
+// prints the token, and the error in the end.
+func setOnAndOn(ctx context.Context, b *redislock.Backend, key string, ttl time.Duration) error {
+	g, err := b.Acquire(ctx, key, claim(ttl))
+	if err != nil {
+		return err
+	}
+	fmt.Println(g.Token)
+	for seq := uint64(1); ; seq++ {
+		if g, err = b.SetValue(ctx, g, value(g.Token, seq, fmt.Sprint("late ", seq))); err != nil {
+			fmt.Println(seq, err)
+			return nil
+		}
+	}
 }
 
 // await acquires key as the engine does: it tries, watches, and tries again each

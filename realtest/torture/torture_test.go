@@ -1,0 +1,121 @@
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// results are of the runs that count, for the table at the end.
+var results []result
+
+func TestMain(m *testing.M) {
+	Main()
+	code := m.Run()
+	if len(results) > 0 {
+		printTable(os.Stdout, results)
+		if file := os.Getenv("HASP_TORTURE_REPORT"); file != "" {
+			if err := report(file, results); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
+	}
+	os.Exit(code)
+}
+
+// spell is HASP_TORTURE, for how long there are faults.
+func spell(tb testing.TB) time.Duration {
+	text := os.Getenv("HASP_TORTURE")
+	if text == "" {
+		return 10 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		tb.Fatalf("HASP_TORTURE: %v", err)
+	}
+	return d
+}
+
+// seed is HASP_TORTURE_SEED, or any.
+func seed(tb testing.TB) uint64 {
+	text := os.Getenv("HASP_TORTURE_SEED")
+	if text == "" {
+		return rand.Uint64N(1e9)
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		tb.Fatalf("HASP_TORTURE_SEED: %v", err)
+	}
+	return n
+}
+
+func TestTorture(t *testing.T) {
+	hasp := buildHasp(t)
+	for _, tc := range []struct {
+		name  string
+		start func(testing.TB) *store
+	}{{"redis", newRedis}, {"cluster", newRedisCluster}, {"etcd", newEtcd}} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := options{spell: spell(t), seed: seed(t), hasp: hasp, weights: weights}
+			t.Logf("%v of faults, repeated by HASP_TORTURE_SEED=%d", o.spell, o.seed)
+			r := run(t, tc.start(t), o)
+			results = append(results, r)
+			if s := r.wrong(); s != "" {
+				t.Error(s)
+			}
+		})
+	}
+}
+
+// The witness sees what it is there for: processes, and a store, that do it wrong.
+func TestWitness(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		flaw    flaw
+		persist bool
+		faults  kind
+		seen    func(result) int
+	}{
+		{"processes that stay in when they have lost the lock", ignoresLoss, true, stopProcess, func(r result) int { return len(r.overlaps) }},
+		{"processes that show an old token", repeatsToken, true, killProcess, func(r result) int { return len(r.disorder) }},
+		{"a server that forgets", "", false, killServer, func(r result) int { return len(r.overlaps) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var r result
+			// On a machine that stands still a lot, fewer locks are taken over.
+			for spell := 6 * time.Second; tc.seen(r) == 0; spell *= 2 {
+				if spell > 30*time.Second {
+					t.Fatal("not seen: ", r.wrong())
+				}
+				r = run(t, redisServer(t, tc.persist), options{spell: spell, seed: 1, flaw: tc.flaw, weights: only(tc.faults)})
+				t.Logf("in %v of faults: %d entries, %d overlaps, %d tokens out of order", spell, r.entries, len(r.overlaps), len(r.disorder))
+			}
+		})
+	}
+}
+
+// The choice of faults is the seed's alone.
+func TestFaultsAreRepeatable(t *testing.T) {
+	a, b, c := newFaults(7, weights), newFaults(7, weights), newFaults(8, weights)
+	same := 0
+	kinds := map[kind]bool{}
+	for i := range 100 {
+		fa, fb := a.next(), b.next()
+		if fa != fb {
+			t.Fatalf("the same seed: %+v and %+v", fa, fb)
+		}
+		if fa == c.next() {
+			same++
+		}
+		if kinds[fa.kind] = true; i == len(weights)-1 && len(kinds) != len(weights) {
+			t.Errorf("the first %d faults are of %d kinds", len(weights), len(kinds))
+		}
+	}
+	if same == 100 {
+		t.Error("another seed makes the same faults")
+	}
+}
