@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/efs"
 )
 
@@ -60,7 +61,7 @@ func BenchmarkLocalDirectory(b *testing.B) {
 			}
 		}
 	})
-	b.Run("hasp without lock file", func(b *testing.B) { cycle(b, locker(b, efs.Options{NoLockFile: true})) })
+	b.Run("hasp without guard", func(b *testing.B) { cycle(b, locker(b, efs.Options{LockFile: efs.NoLockFile})) })
 	b.Run("lock-file protocol", func(b *testing.B) {
 		path := filepath.Join(b.TempDir(), "lock")
 		host, _ := os.Hostname()
@@ -79,5 +80,31 @@ func BenchmarkLocalDirectory(b *testing.B) {
 			}
 		}
 	})
-	b.Run("hasp with lock file", func(b *testing.B) { cycle(b, locker(b, efs.Options{})) })
+	b.Run("hasp with guard", func(b *testing.B) { cycle(b, locker(b, efs.Options{})) })
+}
+
+// Heartbeats of 10,000 leases in a local directory, one after the other.
+func BenchmarkLocalHeartbeats(b *testing.B) {
+	const leases = 10000
+	be, err := efs.Open(b.TempDir(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer be.Close()
+	ctx := context.Background()
+	grants := make([]backend.Grant, leases)
+	for i := range grants {
+		claim := backend.Claim{ID: fmt.Sprintf("claim-%d", i), TTL: time.Hour, Holder: backend.Holder{Owner: "bench", Host: "here", PID: 1}}
+		if grants[i], err = be.Acquire(ctx, fmt.Sprintf("d%d/lock", i), claim); err != nil {
+			b.Fatal(err)
+		}
+	}
+	start, i := cpuTime(), 0
+	for b.Loop() {
+		if grants[i], err = be.Renew(ctx, grants[i]); err != nil {
+			b.Fatal(err)
+		}
+		i = (i + 1) % leases
+	}
+	b.ReportMetric(float64((cpuTime()-start).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }

@@ -2,11 +2,9 @@ module github.com/hasplock/hasp/bench
 
 go 1.26.0
 
-replace github.com/hasplock/hasp => ..
-
 require (
 	github.com/gofrs/flock v0.13.1
-	github.com/hasplock/hasp v0.0.0
+	github.com/hasplock/hasp v0.1.0
 	golang.org/x/sys v0.49.0
 )
 
@@ -73,14 +71,10 @@ require (
 	github.com/go-redsync/redsync/v4 v4.18.1
 	github.com/hashicorp/errwrap v1.0.0 // indirect
 	github.com/hashicorp/go-multierror v1.1.1 // indirect
-	github.com/hasplock/hasp/etcdlock v0.0.0
-	github.com/hasplock/hasp/redislock v0.0.0
+	github.com/hasplock/hasp/etcdlock v0.1.0
+	github.com/hasplock/hasp/redislock v0.1.0
 	github.com/redis/go-redis/v9 v9.23.0
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.etcd.io/etcd/server/v3 v3.7.3
 	go.uber.org/zap v1.27.1
 )
-
-replace github.com/hasplock/hasp/redislock => ../redislock
-
-replace github.com/hasplock/hasp/etcdlock => ../etcdlock

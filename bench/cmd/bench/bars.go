@@ -29,6 +29,11 @@ func (r *report) writeBars() {
 			}
 		}
 	}
+	if r.migration != nil {
+		for _, x := range r.migration.ratios() {
+			atMost("migration, "+x.what, "× "+x.theirs, x.q.median(), x.limit)
+		}
+	}
 	if r.command != nil {
 		base := r.command.of(trueName).median()
 		more := r.command.of(runTrueName).median() - base
@@ -85,5 +90,5 @@ func (r *report) writeBars() {
 	}
 	r.say("## What was aimed at\n")
 	r.table("what|bar|measured|", rows)
-	r.say("Ratios are medians over rounds. What is aimed at on NFS, counted in requests, needs two NFS clients and is not measured here.\n")
+	r.say("Ratios are medians over rounds. Locks on NFS, counted in requests and timed, are in [benchmarks-nfs.md](benchmarks-nfs.md), by `make bench-nfs`.\n")
 }

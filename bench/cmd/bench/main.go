@@ -31,7 +31,7 @@ type config struct {
 	only    []string
 	timeout time.Duration
 
-	batches       int           // uncontended: rounds in which each contestant runs one batch
+	batches       int           // uncontended, migration: rounds in which each contestant runs one batch
 	commands      int           // command: rounds
 	handoffs      int           // hand-off: rounds
 	window        time.Duration // waiters: how long each crowd is watched
@@ -54,6 +54,7 @@ type part struct {
 // parts are in the order in which they are made.
 var parts = []part{
 	{"uncontended", uncontended},
+	{"migration", migration},
 	{"command", command},
 	{"handoff", handOff},
 	{"waiters", waiters},
@@ -72,11 +73,11 @@ func main() {
 	}
 	var only string
 	quick := flag.Bool("quick", false, "small numbers: shows that it works, and no figure worth keeping")
-	flag.StringVar(&only, "only", "", "the parts to measure, comma-separated: uncontended,command,handoff,waiters,leases")
+	flag.StringVar(&only, "only", "", "the parts to measure, comma-separated: uncontended,migration,command,handoff,waiters,leases")
 	flag.StringVar(&c.out, "out", "docs", "`folder` that benchmarks.md and the plots are written to")
 	flag.StringVar(&c.dir, "dir", "", "`folder` for temporary files, on the disk to be measured (default: the system's)")
 	flag.DurationVar(&c.timeout, "timeout", 20*time.Minute, "give up after this long")
-	flag.IntVar(&c.batches, "batches", c.batches, "uncontended: batches of each contestant")
+	flag.IntVar(&c.batches, "batches", c.batches, "uncontended, migration: batches of each contestant")
 	flag.IntVar(&c.commands, "commands", c.commands, "command: rounds")
 	flag.IntVar(&c.handoffs, "handoffs", c.handoffs, "hand-off: rounds")
 	flag.DurationVar(&c.window, "window", c.window, "waiters: how long each crowd is watched")

@@ -243,7 +243,11 @@ func openBackend(kind, addr string) (_ backend.Backend, stop func() error, err e
 		b := etcdlock.New(c, nil)
 		return b, func() error { return errors.Join(b.Close(), c.Close()) }, nil
 	case haspDir, haspBare:
-		b, err := efs.Open(addr, &efs.Options{NoLockFile: kind == haspBare})
+		opts := &efs.Options{}
+		if kind == haspBare {
+			opts.LockFile = efs.NoLockFile
+		}
+		b, err := efs.Open(addr, opts)
 		if err != nil {
 			return nil, nil, err
 		}

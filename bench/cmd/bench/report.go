@@ -15,6 +15,7 @@ type report struct {
 	start       time.Time
 	facts       []fact
 	uncontended []group
+	migration   *migrationCost
 	command     *group
 	ping        sample // one after another
 	coldPing    sample // each after a pause
@@ -45,6 +46,9 @@ func (r *report) write(dir string) error {
 	r.writeBars()
 	if len(r.uncontended) > 0 {
 		r.writeUncontended()
+	}
+	if r.migration != nil {
+		r.writeMigration()
 	}
 	if r.command != nil {
 		r.writeCommand()
