@@ -43,6 +43,14 @@ type HeldError struct {
 	RetryAfter time.Duration
 }
 
+// RefusedBy is the answer to an attempt at a key that is held as r says: another can
+// succeed when r.Remaining is over. Of a holder in its last moment, whose Remaining is 0
+// by a clock that counts in milliseconds or seconds, RetryAfter is a millisecond, for 0
+// would say that nobody knows.
+func RefusedBy(r Record) *HeldError {
+	return &HeldError{Record: r, RetryAfter: max(r.Remaining, time.Millisecond)}
+}
+
 func (e *HeldError) Error() string { return e.Record.String() }
 
 // Is makes errors.Is(err, ErrHeld) true.

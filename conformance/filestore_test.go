@@ -209,7 +209,7 @@ func (s *fileStore) Acquire(ctx context.Context, key string, c backend.Claim) (g
 			e.Renewed, e.TTL = now.UnixNano(), c.TTL
 		case e.Held && !stale:
 			r := e.record(key, now)
-			return &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+			return backend.RefusedBy(r)
 		default:
 			last := e.Last
 			token, err := backend.NextToken(last, c.TokenFloor, now)

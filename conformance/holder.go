@@ -2,7 +2,9 @@ package conformance
 
 import (
 	"crypto/rand"
+	"errors"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -14,7 +16,7 @@ var holderRules = []Rule{
 	{ID: "holder-named", Statement: "a *HeldError and Inspect name the holder: owner, host, pid, token, TTL and how long is left", run: holderNamed},
 	{ID: "holder-odd-names", Statement: "an owner's name may have any characters and any length; one of up to 64 bytes is shown whole, a longer one from its start", run: holderOddNames},
 	{ID: "claim-ids", Statement: "a claim's ID may have 1 to 64 of all characters that are allowed, and each of them counts", rests: []string{"renew-by-stranger", "exclusive-in-client"}, run: claimIDs},
-	{ID: "retry-after", Statement: "how long a *HeldError says to wait is no longer than the holder's TTL", run: retryAfter},
+	{ID: "retry-after", Statement: "how long a *HeldError says to wait is no longer than the holder's TTL, and is said up to its last moment", run: retryAfter},
 	{ID: "ttl-long", Statement: "a TTL of a hundred days is kept as claimed", run: ttlLong},
 }
 
@@ -165,9 +167,44 @@ func retryAfter(x *trial) {
 	}
 	if h.RetryAfter == 0 {
 		x.notef("*HeldError does not say how long to wait")
-	} else if h.RetryAfter < g.TTL/2 && time.Since(x.start) < g.TTL/4 {
+		return
+	}
+	if h.RetryAfter < g.TTL/2 && time.Since(x.start) < g.TTL/4 {
 		x.failf("a *HeldError says to wait %v, much less than the TTL of %v that has just begun", h.RetryAfter, g.TTL)
 	}
+	lastMoments(x, a, b)
+}
+
+// lastMoments looks at holders while their TTL runs out. A clock that counts in
+// milliseconds has one in which nothing is left and the key is held: a *HeldError that
+// says 0 then says that it is not known, and the engine waits for its own retry.
+func lastMoments(x *trial, a, b backend.Backend) {
+	const keys, attempts = 8, 400
+	ttl := x.ttl()
+	var wg sync.WaitGroup
+	for range keys {
+		s := x.holdSilently(a, x.key(), ttl)
+		wg.Go(func() {
+			c := x.claim(x.long())
+			x.sleep(time.Until(s.asked.Add(ttl - 20*time.Millisecond)))
+			for i := 0; time.Since(s.answered) < ttl+x.cfg.Slack; i++ {
+				if i > attempts {
+					x.sleep(5 * time.Millisecond)
+				}
+				_, err := x.attempt(b, s.Key, c)
+				var h *backend.HeldError
+				if !errors.As(err, &h) {
+					return // it has the key, or other rules say what is wrong
+				}
+				if h.RetryAfter <= 0 {
+					x.errorf("a *HeldError says to wait %v, when the holder's TTL of %v was about to end, or had ended %v ago: a waiter waits for its whole retry interval then",
+						h.RetryAfter, ttl, backend.Round(time.Since(s.asked)-ttl))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func ttlLong(x *trial) {

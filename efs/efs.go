@@ -125,7 +125,7 @@ func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, 
 			return g, err
 		}
 		if ok && r.State == backend.Held {
-			return g, &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+			return g, backend.RefusedBy(r)
 		}
 		p.legacy = false
 	}

@@ -72,7 +72,7 @@ func (c *Client) Acquire(ctx context.Context, key string, cl backend.Claim) (g b
 			e.renewed, e.ttl = now, cl.TTL
 		case e.held && !e.stale(now):
 			r := e.record(key, now)
-			return &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+			return backend.RefusedBy(r)
 		default:
 			token, err := backend.NextToken(e.last, max(cl.TokenFloor, e.raised), now)
 			if err != nil {

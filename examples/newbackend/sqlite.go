@@ -140,7 +140,7 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (g b
 	err = b.update(ctx, key, func(r *row, now int64) error {
 		if r.until == 0 || r.id != c.ID { // else an earlier attempt took it, and its answer was lost
 			if rec := r.record(now); rec.State == backend.Held {
-				return &backend.HeldError{Record: rec, RetryAfter: rec.Remaining}
+				return backend.RefusedBy(rec)
 			}
 			token, err := backend.NextToken(uint64(r.token), c.TokenFloor, time.UnixMilli(now))
 			if err != nil {

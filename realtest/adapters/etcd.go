@@ -96,7 +96,7 @@ func (b *Etcd) Acquire(ctx context.Context, key string, c backend.Claim) (backen
 			return backend.Grant{}, &backend.HeldError{Record: r, RetryAfter: r.Remaining + time.Second}
 		}
 	}
-	return backend.Grant{}, &backend.HeldError{Record: backend.Record{Key: key, State: backend.Held}}
+	return backend.Grant{}, backend.RefusedBy(backend.Record{Key: key, State: backend.Held})
 }
 
 // session is the claim's: the one that an earlier attempt made, or a new one. Its

@@ -64,10 +64,10 @@ func (b *Redis) Acquire(ctx context.Context, key string, c backend.Claim) (backe
 			break // it was refused all the same
 		}
 		if r.State == backend.Held {
-			return backend.Grant{}, &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+			return backend.Grant{}, backend.RefusedBy(r)
 		}
 	}
-	return backend.Grant{}, &backend.HeldError{Record: backend.Record{Key: key, State: backend.Held}}
+	return backend.Grant{}, backend.RefusedBy(backend.Record{Key: key, State: backend.Held})
 }
 
 func (b *Redis) obtain(ctx context.Context, n note, ttl time.Duration) (*redislock.Lock, error) {

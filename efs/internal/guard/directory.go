@@ -316,7 +316,7 @@ func (g Directory) Stand(d *statedir.Dir, b statedir.Baton) error {
 				return err
 			}
 			r.State = backend.Held
-			return &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+			return backend.RefusedBy(r)
 		}
 		if err := g.build(h, b.Epoch); err != nil {
 			return err

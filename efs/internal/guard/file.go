@@ -195,7 +195,7 @@ func (g File) settle(ctx context.Context, h *statedir.Hold) error {
 		return err
 	}
 	r.State, r.Note = backend.Held, "by a lock file; it took over at the same time"
-	return &backend.HeldError{Record: r, RetryAfter: max(r.Remaining, time.Millisecond)}
+	return backend.RefusedBy(r)
 }
 
 // remove takes the lock file away if it is h's. there says what was found.

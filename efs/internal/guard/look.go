@@ -202,7 +202,7 @@ func (o Options) judge(h *statedir.Hold, s seen) error {
 		return err
 	}
 	if r.State == backend.Held {
-		return &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+		return backend.RefusedBy(r)
 	}
 	if doubt, left := h.Dir.DoubtFile(s.signature(), o.ttlOf(s)); doubt != "" {
 		r.State, r.Remaining, r.Note = backend.Held, left, doubt
