@@ -3,6 +3,7 @@ package conformance_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,19 +58,42 @@ func (s slow) dawdle(ctx context.Context, key string) error {
 	return nil
 }
 
+// slower is a store that takes, up to times times, a key that is not held for somebody,
+// and finds then that the TTL which was asked for is over.
+type slower struct {
+	backend.Backend
+	times *atomic.Int64
+}
+
+func (s slower) Acquire(ctx context.Context, key string, c backend.Claim) (backend.Grant, error) {
+	r, err := s.Inspect(ctx, key)
+	if err != nil || r.State == backend.Held || c.TTL > 10*time.Second || s.times.Add(-1) < 0 {
+		return s.Backend.Acquire(ctx, key, c)
+	}
+	select {
+	case <-ctx.Done():
+		return backend.Grant{}, backend.Unavailable(ctx.Err())
+	case <-time.After(c.TTL):
+		return backend.Grant{}, backend.Unavailable(errors.New("what would be granted is over by now"))
+	}
+}
+
 // What was begun within a TTL and is executed after it finds the key free, or lost. That is
 // the store's slowness, or the machine's, and no rule takes it for a fault.
 func TestSlowStore(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule  string
-		part  time.Duration
+		part  time.Duration // 0: slower
 		times int64
 	}{
 		{"stale-untouched", 25, 1 << 30},       // a claim that came in time got the key
 		{"keys-paths", 100, 1 << 30},           // a Release said that the key was lost
 		{"wait-takeover", 100, 1},              // an attempt got a key that had been locked just before
 		{"acquire-repeat-restarts-ttl", 60, 1}, // a repeated attempt came too late to be one
+		{"grant-complete", 0, 1},               // an attempt at a free key was too slow for its own TTL
+		{"renew-after-stale-successor", 0, 1},  // the same, and the holder's
+		{"renew-after-stale-successor", 0, 2},  // the same, and at a stale key
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -77,8 +101,13 @@ func TestSlowStore(t *testing.T) {
 			times := &atomic.Int64{}
 			times.Store(test.times)
 			cfg := conformance.Config{
-				Name:   "slow",
-				Open:   func(context.Context) (backend.Backend, error) { return slow{store.Client(), test.part, times}, nil },
+				Name: "slow",
+				Open: func(context.Context) (backend.Backend, error) {
+					if test.part == 0 {
+						return slower{store.Client(), times}, nil
+					}
+					return slow{store.Client(), test.part, times}, nil
+				},
 				MinTTL: 500 * time.Millisecond, Slack: 600 * time.Millisecond,
 				Lacks: map[string]string{},
 			}

@@ -28,10 +28,11 @@ const (
 	crashKey = "lock"
 	crashTTL = 150 * time.Millisecond
 	childEnv = "HASP_EFS_CRASH_CHILD"
+
+	crashOperatorTTL = 700 * time.Millisecond
 )
 
 func TestMain(m *testing.M) {
-	operatorTTL = 700 * time.Millisecond
 	if spec := os.Getenv(childEnv); spec != "" {
 		os.Exit(crashChild(spec))
 	}
@@ -210,7 +211,7 @@ func (sc scenario) unsealed(t *testing.T, b *Backend) {
 			if err == nil || what == "unseal" && errors.Is(err, backend.ErrNotHeld) {
 				return
 			}
-			if time.Since(start) > operatorTTL+crashTTL+20*time.Second || !errors.Is(err, backend.ErrHeld) && !errors.Is(err, backend.ErrUnavailable) {
+			if time.Since(start) > crashOperatorTTL+crashTTL+20*time.Second || !errors.Is(err, backend.ErrHeld) && !errors.Is(err, backend.ErrUnavailable) {
 				t.Fatalf("%s again: %v", what, err)
 			}
 		}
@@ -304,7 +305,7 @@ var scenarios = []scenario{
 // ttlOf is for how long a process that was cut short in sc can keep the lock.
 func ttlOf(sc scenario) time.Duration {
 	if sc.name == "break" || sc.name == "clear" || strings.Contains(sc.name, "seal") {
-		return operatorTTL
+		return crashOperatorTTL
 	}
 	return crashTTL
 }
@@ -317,6 +318,9 @@ func openMode(dir, mode string) (*Backend, *fsystest.Faulty, error) {
 	f := &fsystest.Faulty{FS: fsys.OS{}}
 	kind := map[string]LockFile{"dir": Directory, "none": NoLockFile, "file": File, "file by link": File}[mode]
 	b, err := openOn(f, dir, &Options{LockFile: kind})
+	if err == nil {
+		b.operatorTTL = crashOperatorTTL
+	}
 	if err == nil && mode == "file by link" {
 		b.files.Store(true)
 	}

@@ -36,6 +36,8 @@ type Backend struct {
 	mount fsys.Mount
 	local bool // on a file system that is known not to be on a network
 
+	operatorTTL time.Duration // shorter in tests of operators that are cut short
+
 	unreserve func() // gives back the descriptor that heartbeats need when there is no other
 
 	mu     sync.Mutex

@@ -64,7 +64,7 @@ func Open(dir string, opts *Options) (*Backend, error) {
 }
 
 func openOn(f fsys.FS, dir string, opts *Options) (*Backend, error) {
-	b := &Backend{places: map[string]*place{}, fs: f}
+	b := &Backend{places: map[string]*place{}, fs: f, operatorTTL: operatorTTL}
 	b.lru.prev, b.lru.next = &b.lru, &b.lru
 	var err error
 	if b.opts, err = opts.resolve(); err != nil {

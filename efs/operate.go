@@ -20,12 +20,12 @@ import (
 )
 
 // operatorTTL is for how long an operator's command has a lock, if it is cut short.
-var operatorTTL = 10 * time.Second
+const operatorTTL = 10 * time.Second
 
-func operator(what string) backend.Claim {
+func (b *Backend) operator(what string) backend.Claim {
 	host, _ := os.Hostname()
 	return backend.Claim{
-		ID: what + "-" + statedir.NewNonce(), TTL: operatorTTL,
+		ID: what + "-" + statedir.NewNonce(), TTL: b.operatorTTL,
 		Holder: backend.Holder{Owner: "hasp " + what, Host: host, PID: os.Getpid()},
 	}
 }
@@ -64,7 +64,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			}
 			// An operator takes over from the holder, and lets go at once. Had the baton been
 			// freed, the guard would stand, and the holder's requests could still move it.
-			h, err := p.dir.TakeFrom(cur, operator("break"))
+			h, err := p.dir.TakeFrom(cur, b.operator("break"))
 			if err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ func (b *Backend) clearKey(ctx context.Context, key string, stale bool) (r backe
 		} else if _, _, our, err := b.guard.Peer(p.dir, cur.Gen); err != nil || !our {
 			return err
 		}
-		h, err := p.dir.TakeFrom(cur, operator("clear"))
+		h, err := p.dir.TakeFrom(cur, b.operator("clear"))
 		if err != nil || h == nil {
 			return err
 		}

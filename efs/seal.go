@@ -66,7 +66,7 @@ func (b *Backend) Seal(ctx context.Context, key, to string) error {
 
 // seal takes the lock and seals it.
 func (p *place) seal(ctx context.Context, to string) error {
-	c := operator("seal")
+	c := p.b.operator("seal")
 	g, err := p.acquire(ctx, c)
 	if err != nil {
 		if errors.Is(err, backend.ErrUnavailable) { // it may hold the lock; else its TTL will do
@@ -119,7 +119,7 @@ func (b *Backend) Unseal(ctx context.Context, key string) error {
 			if cur.LastToken() == math.MaxUint64 {
 				return backend.ErrTokensExhausted
 			}
-			h, err := p.dir.TakeFrom(cur, operator("unseal"))
+			h, err := p.dir.TakeFrom(cur, b.operator("unseal"))
 			if err != nil {
 				return err
 			}

@@ -202,7 +202,7 @@ func (w *world) spawn(name string, kind procKind, host *simfs.Host, run func(*pr
 // backend opens the lock for p.
 func (p *proc) backend() *Backend {
 	w := p.w
-	b := &Backend{places: map[string]*place{}, dir: "/r", fs: p.client, dev: 1, poll: 50 * time.Millisecond}
+	b := &Backend{places: map[string]*place{}, dir: "/r", fs: p.client, dev: 1, poll: 50 * time.Millisecond, operatorTTL: crashOperatorTTL}
 	b.lru.prev, b.lru.next = &b.lru, &b.lru
 	b.mount.Type = "nfs4"
 	b.opts = Options{LockFile: w.lockFile, LegacyTimeout: w.timeout}
@@ -663,9 +663,9 @@ func (w *world) aftermath() {
 	if w.failed() != "" {
 		return
 	}
-	limit := 2*w.ttl + w.timeout + operatorTTL + time.Second
+	limit := 2*w.ttl + w.timeout + crashOperatorTTL + time.Second
 	if w.seals {
-		limit += operatorTTL
+		limit += crashOperatorTTL
 	}
 	if w.removals { // a guard whose state was removed has to be seen to stand
 		limit += w.ttl
