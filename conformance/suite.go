@@ -261,18 +261,22 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	res.Outcome, res.Seen, res.Notes, res.Dump = Passed, x.seen, x.notes, dump
+	seen := x.seen
+	if x.blockedBy != "" {
+		seen = append([]string{x.blocked}, seen...)
+	}
+	res.Outcome, res.Seen, res.Notes, res.Dump = Passed, seen, x.notes, dump
 	switch {
 	case s.ctx.Err() != nil: // and whatever was seen may come of that
 		res.Outcome, res.Reason, res.Seen = NotJudged, "not tried to the end: interrupted", nil
-	case x.blockedBy != "":
-		res.Outcome, res.restsOn, res.Seen = Failed, x.blockedBy, append([]string{x.blocked}, x.seen...)
-	case len(x.seen) > 0 && !(scale < 8 && r.hook == "" && x.onlyUnavailable()):
-		res.Outcome = Failed
-	case len(x.seen) > 0:
+	case len(seen) > 0 && scale < 8 && r.hook == "" && onlyUnavailable(seen):
 		// A request took longer than its TTL, or its time-out: that says nothing
-		// of the rule unless it is always so.
-		x.undecided = x.seen[0]
+		// of the rule, or of the one that it rests on, unless it is always so.
+		x.undecided = seen[0]
+		res.Outcome = Failed
+	case x.blockedBy != "":
+		res.Outcome, res.restsOn = Failed, x.blockedBy
+	case len(seen) > 0:
 		res.Outcome = Failed
 	case x.undecided != "" && s.stalls.since(x.start) > x.ttl()/4:
 		res.Outcome, res.Reason, res.Seen = NotJudged, "could not be decided on this machine: "+x.undecided, nil
@@ -289,14 +293,13 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 }
 
 // onlyUnavailable tells whether all that was seen is that the store did not answer.
-// Called with mu held.
-func (x *trial) onlyUnavailable() bool {
-	for _, s := range x.seen {
+func onlyUnavailable(seen []string) bool {
+	for _, s := range seen {
 		if !strings.Contains(s, backend.ErrUnavailable.Error()) {
 			return false
 		}
 	}
-	return len(x.seen) > 0
+	return true
 }
 
 // clean releases and closes what the trial has left, last first, also when the

@@ -234,10 +234,8 @@ func (x *trial) acquire(b backend.Backend, key string, ttl time.Duration) backen
 }
 
 func (x *trial) acquireAs(b backend.Backend, key string, c backend.Claim) backend.Grant {
-	begun := time.Now()
 	g, err := x.attempt(b, key, c)
 	if err != nil {
-		x.unlessTooLate(begun, c.TTL, err)
 		if x.wasReleased(key) && errors.Is(err, backend.ErrHeld) {
 			x.restf("release-frees", "a claim after Release gave %q", err)
 		}
@@ -258,15 +256,6 @@ func (x *trial) attempt(b backend.Backend, key string, c backend.Claim) (backend
 		x.releaseLater(b, backend.Grant{Key: key, ID: c.ID})
 	}
 	return g, err
-}
-
-// unlessTooLate ends the trial undecided if an attempt that began at begun has taken its
-// whole TTL, and did not get a key that it could have had: what would have been granted
-// was over by then, and a store is right to say so.
-func (x *trial) unlessTooLate(begun time.Time, ttl time.Duration, err error) {
-	if took := time.Since(begun); took >= ttl && errors.Is(err, backend.ErrUnavailable) {
-		x.latef("an attempt with a TTL of %v took %v and gave %q", ttl, backend.Round(took), err)
-	}
 }
 
 // has tells whether a claim that was refused holds its key nevertheless.
@@ -400,7 +389,6 @@ func (x *trial) takeoverSilently(b backend.Backend, s silent, ttl time.Duration)
 		if err == nil {
 			return silent{g, begun, time.Now()}
 		}
-		x.unlessTooLate(begun, ttl, err)
 		if !errors.Is(err, backend.ErrHeld) {
 			x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)
 		}
