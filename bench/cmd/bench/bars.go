@@ -29,9 +29,10 @@ func (r *report) writeBars() {
 			}
 		}
 	}
-	if r.migration != nil {
-		for _, x := range r.migration.ratios() {
-			atMost("migration, "+x.what, "× "+x.theirs, x.q.median(), x.limit)
+	for i, m := range r.migrations {
+		where := [...]string{"on this host", "1 ms away"}[i]
+		for _, x := range m.ratios() {
+			atMost("migration "+where+", "+x.what, "× "+x.theirs, x.q.median(), x.limit)
 		}
 	}
 	if r.command != nil {

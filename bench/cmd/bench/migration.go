@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hasplock/hasp"
 	"github.com/hasplock/hasp/backend"
@@ -20,18 +21,27 @@ import (
 // migrationCost is what the phases of a migration cost beside its two stores by themselves.
 type migrationCost struct {
 	place string
+	old   string // kinds of contestants: its stores by themselves
+	fresh string
 	locks group // acquire + release
 	renew group
 }
+
+// awayBy is how far away the stores of the second migration are: a round trip within a
+// region, to another zone.
+const awayBy = time.Millisecond
 
 const (
 	phaseOld  = "phase old"
 	phaseBoth = "phase both"
 	phaseNew  = "phase new"
+	nearRedis = "hasp, Redis 1 ms away"
+	farRedis  = "hasp, another Redis 1 ms away"
 )
 
-// migration measures a directory, Redis, and migrations from the one to the other, each
-// of which stands at a stage that admits the phase which is measured.
+// migration measures two stores, and migrations from the one to the other, each of which
+// stands at a stage that admits the phase which is measured: once where a request takes
+// what computing takes, and once where it takes a while.
 func migration(ctx context.Context, l *lab, r *report) (err error) {
 	parent := l.dir
 	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
@@ -46,6 +56,37 @@ func migration(ctx context.Context, l *lab, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, resume()) }()
+	inRedis := func(addr, kind, part string) string {
+		return "redis://" + addr + "?prefix=" + url.QueryEscape(strings.ReplaceAll(kind+part, " ", "-")+":")
+	}
+	near := &migrationCost{place: "from a directory on " + fileSystem(root) + " to Redis, both on this host", old: haspDir, fresh: haspRedis}
+	if err := near.measure(ctx, l, func(kind string) (old, fresh string) {
+		dir := filepath.Join(root, url.PathEscape(kind))
+		return "efs://" + (&url.URL{Path: dir}).EscapedPath() + "?create=true", inRedis(l.redis, kind, "")
+	}, l.batches); err != nil {
+		return err
+	}
+	r.migrations = append(r.migrations, near)
+	one, err := l.link(l.redis, awayBy)
+	if err != nil {
+		return err
+	}
+	two, err := l.link(l.redis, awayBy)
+	if err != nil {
+		return err
+	}
+	away := &migrationCost{place: fmt.Sprintf("from Redis to Redis, to each of which a round trip takes %v longer", awayBy), old: nearRedis, fresh: farRedis}
+	if err := away.measure(ctx, l, func(kind string) (old, fresh string) {
+		return inRedis(one, kind, " old"), inRedis(two, kind, " new")
+	}, max(2, l.batches/4)); err != nil {
+		return err
+	}
+	r.migrations = append(r.migrations, away)
+	return nil
+}
+
+// measure runs the stores at the URLs that a kind of contestant has, and the phases.
+func (m *migrationCost) measure(ctx context.Context, l *lab, urls func(kind string) (old, fresh string), batches int) (err error) {
 	var stops []func() error
 	defer func() {
 		for _, stop := range stops {
@@ -53,12 +94,11 @@ func migration(ctx context.Context, l *lab, r *report) (err error) {
 		}
 	}()
 	open := func(kind string) (backend.Backend, error) {
-		dir := filepath.Join(root, url.PathEscape(kind))
-		old, fresh := "efs://"+(&url.URL{Path: dir}).EscapedPath()+"?create=true", "redis://"+l.redis+"?prefix="+url.QueryEscape(strings.ReplaceAll(kind, " ", "-")+":")
+		old, fresh := urls(kind)
 		switch kind {
-		case haspDir:
+		case m.old:
 			return backend.Open(ctx, old)
-		case haspRedis:
+		case m.fresh:
 			return backend.Open(ctx, fresh)
 		}
 		if err := begin(ctx, migrate.URL("bench", "", old, fresh), kind); err != nil {
@@ -67,9 +107,8 @@ func migration(ctx context.Context, l *lab, r *report) (err error) {
 		phase := map[string]migrate.Phase{phaseOld: migrate.PhaseOld, phaseBoth: migrate.PhaseBoth, phaseNew: migrate.PhaseNew}[kind]
 		return backend.Open(ctx, migrate.URL("bench", phase, old, fresh))
 	}
-	m := migrationCost{place: "from a directory on " + fileSystem(root) + " to Redis"}
-	m.locks = group{kinds: []string{haspDir, haspRedis, phaseOld, phaseBoth, phaseNew}, samples: make([]sample, 5), ops: 30}
-	m.renew = group{kinds: []string{haspDir, haspRedis, phaseBoth}, samples: make([]sample, 3), ops: 30}
+	m.locks = group{kinds: []string{m.old, m.fresh, phaseOld, phaseBoth, phaseNew}, samples: make([]sample, 5), ops: 30}
+	m.renew = group{kinds: []string{m.old, m.fresh, phaseBoth}, samples: make([]sample, 3), ops: 30}
 	var locks, renewals []func(context.Context) error
 	for _, kind := range m.locks.kinds {
 		b, err := open(kind)
@@ -100,14 +139,10 @@ func migration(ctx context.Context, l *lab, r *report) (err error) {
 	plain, cancel := context.WithCancel(context.Background()) // as in race
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
-	if err := m.locks.run(plain, locks, l.batches); err != nil {
+	if err := m.locks.run(plain, locks, batches); err != nil {
 		return err
 	}
-	if err := m.renew.run(plain, renewals, l.batches); err != nil {
-		return err
-	}
-	r.migration = &m
-	return nil
+	return m.renew.run(plain, renewals, batches)
 }
 
 // begin takes a migration to a stage that admits the phase.
@@ -131,19 +166,19 @@ func begin(ctx context.Context, operator, phase string) (err error) {
 
 // ratios are those that have a bar, each of figures of the same round.
 func (m *migrationCost) ratios() []migrationRatio {
-	dir, redis := m.locks.of(haspDir), m.locks.of(haspRedis)
-	sum := make(sample, len(dir))
-	for i := range dir {
-		sum[i] = dir[i] + redis[i]
+	old, fresh := m.locks.of(m.old), m.locks.of(m.fresh)
+	sum := make(sample, len(old))
+	for i := range old {
+		sum[i] = old[i] + fresh[i]
 	}
-	slower := make(sample, len(m.renew.of(haspDir)))
+	slower := make(sample, len(m.renew.of(m.old)))
 	for i := range slower {
-		slower[i] = max(m.renew.of(haspDir)[i], m.renew.of(haspRedis)[i])
+		slower[i] = max(m.renew.of(m.old)[i], m.renew.of(m.fresh)[i])
 	}
 	return []migrationRatio{
 		{"phase both, acquire + release", "the two stores' together", m.locks.of(phaseBoth).over(sum), 1.3},
-		{"phase old, acquire + release", haspDir, m.locks.of(phaseOld).over(dir), 1.5},
-		{"phase new, acquire + release", haspRedis, m.locks.of(phaseNew).over(redis), 1.5},
+		{"phase old, acquire + release", m.old, m.locks.of(phaseOld).over(old), 1.5},
+		{"phase new, acquire + release", m.fresh, m.locks.of(phaseNew).over(fresh), 1.5},
 		{"phase both, renewal", "the slower store's", m.renew.of(phaseBoth).over(slower), 1.1},
 	}
 }
@@ -155,9 +190,14 @@ type migrationRatio struct {
 }
 
 func (r *report) writeMigration() {
-	m := r.migration
-	r.say("## A migration\n\nA fleet that moves %s, with its directory guard. Acquire and release through a Locker, renewals at the backend. Each phase has a migration of its own, at a stage that admits it.\n",
-		m.place)
+	r.say("## A migration\n\nA fleet that moves, a directory with its directory guard. Acquire and release through a Locker, renewals at the backend. Each phase has a migration of its own, at a stage that admits it.\n")
+	for _, m := range r.migrations {
+		r.say("### %s\n", strings.ToUpper(m.place[:1])+m.place[1:])
+		m.write(r)
+	}
+}
+
+func (m *migrationCost) write(r *report) {
 	var rows [][]string
 	for _, x := range []struct {
 		what string

@@ -15,7 +15,7 @@ type report struct {
 	start       time.Time
 	facts       []fact
 	uncontended []group
-	migration   *migrationCost
+	migrations  []*migrationCost
 	command     *group
 	ping        sample // one after another
 	coldPing    sample // each after a pause
@@ -47,7 +47,7 @@ func (r *report) write(dir string) error {
 	if len(r.uncontended) > 0 {
 		r.writeUncontended()
 	}
-	if r.migration != nil {
+	if len(r.migrations) > 0 {
 		r.writeMigration()
 	}
 	if r.command != nil {
