@@ -94,6 +94,24 @@ func lacks(err error) bool {
 	return false
 }
 
+// A partialError says that the store does not do what etcd does.
+type partialError struct {
+	endpoints []string
+	part      string
+	err       error
+}
+
+func (e *partialError) Error() string {
+	return fmt.Sprintf("the store at %s is not etcd, or a part of it only: it lacks %s: %v", strings.Join(e.endpoints, ", "), e.part, e.err)
+}
+
+func (e *partialError) Unwrap() error { return e.err }
+
+// incomplete says that the store lacks part, unless err says so already.
 func (s *store) incomplete(part string, err error) error {
-	return fmt.Errorf("the store at %s is not etcd, or a part of it only: it lacks %s: %w", strings.Join(s.client.Endpoints(), ", "), part, err)
+	var told *partialError
+	if errors.As(err, &told) {
+		return err
+	}
+	return &partialError{s.client.Endpoints(), part, err}
 }

@@ -240,7 +240,14 @@ func TestDoctorPartOfEtcd(t *testing.T) {
 		"/etcdserverpb.Lease/LeaseKeepAlive": errors.New("keepalive is not supported"),
 		"/etcdserverpb.Watch/Watch":          status.Error(codes.Unimplemented, "unknown service"),
 	} {
-		d, usable := examine(t, "etcd://"+startPartial(t, srv, method, refusal)+"/")
+		url := "etcd://" + startPartial(t, srv, method, refusal) + "/"
+		if b, err := backend.Open(testContext(t), url); err == nil {
+			b.Close()
+			t.Errorf("it opens without %s", method)
+		} else if n := strings.Count(err.Error(), "part of it only"); n != 1 {
+			t.Errorf("without %s it is said %d times what the store is: %v", method, n, err)
+		}
+		d, usable := examine(t, url)
 		d.mustHave(t, backend.LevelProblem, "part", "part of it only", "an etcd of its own")
 		if usable {
 			t.Errorf("without %s it can be tried", method)
