@@ -87,7 +87,7 @@ func (l *locker) contend(ctx context.Context, key string, w *wait) (_ *Lease, er
 		l.emitAttempt(key, w)
 		g, before, err := c.attempt(ctx)
 		if err == nil {
-			if le := l.grant(ctx, g, before, w); le != nil {
+			if le := l.grant(ctx, g, before, w, c.late); le != nil {
 				return le, nil
 			}
 			c.unknown = true // Close came first: to be withdrawn
@@ -149,12 +149,14 @@ type contender struct {
 	w        *wait
 	claim    backend.Claim
 	unknown  bool      // the store may hold key for claim, or may come to do so
+	late     bool      // a request of claim may still be under way that gets key when it arrives
 	silent   time.Time // when the first of the attempts that got no answer was made
 	answered time.Time // when the last attempt was
 	wake     <-chan struct{}
 	stop     func(context.Context, bool) error // not nil while watching
 	ended    bool                              // the watcher has closed wake
-	early    int                               // wake-ups since the last timed retry
+	early    int                               // attempts since the last timed retry that none was due for
+	wakes    int                               // of those the ones that a wake-up led to, less five for each second
 }
 
 // attempt asks the backend once. before was read before the request was made.
@@ -190,9 +192,9 @@ func (c *contender) attempt(ctx context.Context) (g backend.Grant, before readin
 		// the later attempt got.
 		c.unknown = true
 		c.finish(ctx, false)
-		c.claim = c.w.terms.claim()
+		c.claim, c.late = c.w.terms.claim(), false
 	case isUnknown(err):
-		c.unknown = true
+		c.unknown, c.late = true, true
 		err = backend.Unavailable(err)
 	}
 	// A definite answer leaves c.unknown as it is: a request that was given up
@@ -217,7 +219,9 @@ func (c *contender) watch(ctx context.Context) bool {
 		// waited for: it must not take away what is registered next
 		c.stop, c.wake, c.ended = nil, nil, false
 		_, err := call(ctx, c.l, true, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, stop(context.WithoutCancel(ctx), false)
+			ctx, cancel := c.l.opts.bounded(ctx) // also if ctx ends: what waits in the store has to go
+			defer cancel()
+			return struct{}{}, stop(ctx, false)
 		}, nil)
 		if err != nil {
 			c.warnWatch(ctx, err)
@@ -275,20 +279,26 @@ func (c *contender) sleep(ctx context.Context, held *HeldError, fresh bool) erro
 		early = secondLook
 	}
 	wake := c.wake
-	if c.early > 16 {
+	if c.wakes > 16 { // it wakes for nothing, and again and again
 		wake = nil
 		if early == 0 || early > time.Second {
 			early = time.Second
 		}
 	}
+	begun := time.Now()
 	why, err := c.w.sleep(ctx, c.l, wake, early)
+	c.wakes = max(0, c.wakes-int(min(time.Since(begun)/(200*time.Millisecond), 100)))
 	switch why {
 	case sleptRetry:
-		c.early = 0
-	case sleptEarly, sleptWake:
+		c.early, c.wakes = 0, 0
+	case sleptEarly:
 		c.early++
+	case sleptWake:
+		c.early++
+		c.wakes++
 	case sleptClosed:
 		c.early++
+		c.wakes++
 		c.wake, c.ended = nil, true
 	}
 	return err

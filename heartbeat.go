@@ -1,8 +1,10 @@
 package hasp
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -251,12 +253,51 @@ func (h *heart) submit(due []*Lease) {
 	if _, ok := backend.AsBatchRenewer(h.l.b); ok {
 		size = batchSize
 	}
+	alike := func(due []*Lease) int { return len(due) }
+	if size > 1 && len(due) > 1 {
+		alike = byPatience(due, h.l.now())
+	}
 	for len(due) > 0 {
-		n := min(size, len(due))
+		n := min(size, alike(due))
 		h.pending = append(h.pending, due[:n:n])
 		due = due[n:]
 	}
 	h.dispatch()
+}
+
+// patience is for how long the others of its batch may let le wait for an answer: half of
+// what is left, and of half its time if that is more. Called with mu held.
+func (le *Lease) patience(now reading) time.Duration { return max(le.left(now), le.valid()/2) / 2 }
+
+// byPatience puts leases in such an order that what goes into one request is waited for
+// about as long as each of them allows: alike says how many at the beginning of due that
+// is, none of which has more than twice the first one's patience. With the shortest of all a
+// store that is slow would lose the long leases, and with the longest a request that vanished the
+// short ones.
+func byPatience(due []*Lease, now reading) (alike func(due []*Lease) int) {
+	least, most := time.Duration(math.MaxInt64), time.Duration(0)
+	each := func(f func(le *Lease, p time.Duration)) {
+		for _, le := range due {
+			le.mu.Lock()
+			p := le.patience(now)
+			le.mu.Unlock()
+			f(le, p)
+		}
+	}
+	each(func(_ *Lease, p time.Duration) { least, most = min(least, p), max(most, p) })
+	if most/2 <= least { // as nearly always
+		return func(due []*Lease) int { return len(due) }
+	}
+	of := make(map[*Lease]time.Duration, len(due))
+	each(func(le *Lease, p time.Duration) { of[le] = p })
+	slices.SortStableFunc(due, func(a, b *Lease) int { return cmp.Compare(of[a], of[b]) })
+	return func(due []*Lease) int {
+		n := 1
+		for n < len(due) && of[due[n]]/2 <= of[due[0]] {
+			n++
+		}
+		return n
+	}
 }
 
 // dispatch starts workers for what is pending. Called with mu held.
@@ -298,15 +339,16 @@ func (h *heart) renew(batch []*Lease) {
 	l := h.l
 	grants := make([]backend.Grant, len(batch))
 	var left time.Duration // the most that any of them has: one that is nearly lost must not fail the others
+	patience := l.opts.RequestTimeout
 	before := l.now()
 	for i, le := range batch {
 		le.mu.Lock()
 		grants[i] = le.grant
-		left = max(left, le.left(before))
+		left, patience = max(left, le.left(before)), min(patience, le.patience(before))
 		le.mu.Unlock()
 	}
 	// half of it, so that a request that vanished is repeated before the deadline
-	timeout := max(min(l.opts.RequestTimeout, left/2), time.Millisecond)
+	timeout := max(min(patience, left/2), time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if b, ok := backend.AsBatchRenewer(l.b); ok {

@@ -23,8 +23,10 @@ type Lease struct {
 	base  reading // the request that last set the TTL was made then
 	// renewed is set by the first renewal.
 	renewed bool
-	state   leaseState
-	err     error // why it is not held any more
+	// late: an attempt of its claim had no answer, and may arrive when it is released.
+	late  bool
+	state leaseState
+	err   error // why it is not held any more
 	// Made when first asked for: most leases are never watched, and a process
 	// may hold a great many.
 	done   chan struct{}
@@ -50,8 +52,8 @@ const (
 )
 
 // grant makes a lease of what the backend granted; nil if the Locker was closed.
-func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *wait) *Lease {
-	le := &Lease{l: l, key: g.Key, opts: &w.terms.resolved, since: before, base: before, grant: g, parent: context.WithoutCancel(ctx)}
+func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *wait, late bool) *Lease {
+	le := &Lease{l: l, key: g.Key, opts: &w.terms.resolved, since: before, base: before, grant: g, late: late, parent: context.WithoutCancel(ctx)}
 	l.mu.Lock()
 	if l.closed { // Close would not see it
 		l.mu.Unlock()
@@ -204,7 +206,7 @@ func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost
 			tries++
 			return l.b.Release(ctx, g)
 		})
-		if tries > 1 && errors.Is(err, ErrLost) {
+		if (tries > 1 || backend.Repeats(l.b)) && errors.Is(err, ErrLost) {
 			err = l.robbed(ctx, g, called)
 		}
 		return struct{}{}, err
@@ -213,7 +215,7 @@ func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost
 }
 
 // robbed judges a Release, called then, whose first try had no answer, and a later
-// one found that g does not hold its key. The lease was valid when Release
+// one found that g does not hold its key. (The client library may have made both.) The lease was valid when Release
 // was called, and nothing is done under it after that. So it is not lost if the
 // first try freed the key, nor if it did not and the lease then ran out. It was lost
 // if the key had been taken away before, and that shows if the next holder has had
@@ -261,6 +263,12 @@ func (le *Lease) release(called reading, free func(g backend.Grant, lost bool) e
 	}
 	if err != nil {
 		err = &Error{"release", le.key, err}
+	}
+	if le.late {
+		// What was freed could be taken again, for nobody, by an attempt that was
+		// given up and arrives now.
+		claim := backend.Claim{ID: g.ID, Holder: g.Holder, TTL: g.TTL}
+		l.background.Go(func() { l.withdraw(context.Background(), le.key, claim) })
 	}
 	le.releaseErr = err
 	// before the key is passed on, so that events come in the order of what happened

@@ -120,6 +120,9 @@ func (s *setter) attempt(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrLost):
 		le.lose(err)
+		if ended := le.Err(); errors.Is(ended, ErrReleased) {
+			return ended // Release came first: that is no loss
+		}
 	case isUnknown(err):
 		s.unknown = backend.Unavailable(err)
 		return s.unknown
@@ -169,7 +172,7 @@ func (l *locker) patiently(ctx context.Context, ended <-chan struct{}, f func() 
 		err := f()
 		tries++
 		switch {
-		case err == nil || !isUnknown(err):
+		case err == nil || !isUnknown(err) || errors.Is(err, ErrLost):
 			return err
 		case ctx.Err() != nil:
 			return newCanceled(ctx, tries, time.Since(start), err)

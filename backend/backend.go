@@ -22,6 +22,7 @@
 //   - [TokenRaiser]: tokens can be lifted above another store's
 //   - [ValueStore]: a value is kept beside a key, which only the key's holder can set
 //   - [Prompt]: no call outlives its context
+//   - [Repeater]: a request may be executed twice
 //   - [Punctual]: no call outlives its deadline
 //   - [Warner]: what was found suspicious when the backend was opened
 //   - [Selective]: which of the above a backend that is made of others really has
@@ -277,6 +278,15 @@ type Prompt interface {
 // request timeout, if the store does not answer.
 type Punctual interface {
 	Punctual() bool
+}
+
+// Repeater is for backends whose client may execute a request twice without anybody
+// knowing: client libraries send a request again when its answer was lost. A Release that
+// does so finds the key in the next holder's hands, and is refused, although it is
+// the first that the engine has made. The engine then looks who has the key before it
+// calls the lease lost, as it does when it has repeated a Release itself.
+type Repeater interface {
+	Repeats() bool
 }
 
 // Warner is for backends that look their store over when they are opened.

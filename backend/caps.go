@@ -27,8 +27,8 @@ type Selective interface {
 	Has(c Capability) bool
 }
 
-// Capabilities lists what b can do beyond the required methods. Prompt, Punctual and
-// Warner are left out: they change how the engine calls b, and what it is told.
+// Capabilities lists what b can do beyond the required methods. Prompt, Punctual,
+// Repeater and Warner are left out: they change how the engine calls b, and what it is told.
 func Capabilities(b Backend) []Capability {
 	var cs []Capability
 	for _, c := range []Capability{CapWatch, CapBreak, CapList, CapBatchRenew, CapLossNotify, CapRaiseToken, CapValues, CapClear, CapSeal} {
@@ -190,6 +190,12 @@ func IsPrompt(b Backend) bool {
 func IsPunctual(b Backend) bool {
 	p, ok := b.(Punctual)
 	return ok && p.Punctual()
+}
+
+// Repeats calls b's Repeats, or returns false.
+func Repeats(b Backend) bool {
+	r, ok := b.(Repeater)
+	return ok && r.Repeats()
 }
 
 // Warnings calls b's Warnings, or returns nil.
