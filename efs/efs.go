@@ -80,6 +80,9 @@ type grantState struct {
 	released bool
 	// down: its guard has been taken down.
 	down bool
+	// freed is the last token that the baton has had since, which RaiseToken may have
+	// put above the grant's.
+	freed uint64
 	// lost is why it holds nothing any more, if that is known.
 	lost error
 }
@@ -237,8 +240,8 @@ func (p *place) release(g backend.Grant) error {
 		return err
 	}
 	if st == nil {
-		if !withdraw && cur.State != statedir.Held && cur.State != statedir.Sealed && cur.Gen == g.Token {
-			return nil // released before
+		if !withdraw && releasedAs(cur, g) {
+			return nil
 		}
 		return p.lostTo(cur)
 	}
@@ -248,7 +251,7 @@ func (p *place) release(g backend.Grant) error {
 		switch {
 		case err != nil:
 			return err
-		case !ok && h.Now.State != statedir.Held && h.Now.State != statedir.Sealed && h.Now.Gen == g.Token:
+		case !ok && releasedAs(h.Now, g):
 			return nil
 		case !ok:
 			st.lost = p.lostTo(h.Now)
@@ -265,6 +268,7 @@ func (p *place) release(g backend.Grant) error {
 	}
 	st.released, st.down = true, lost == nil
 	ok, err := h.Free(clean && lost == nil)
+	st.freed = h.Baton.LastToken()
 	switch {
 	case err != nil:
 		return err
@@ -275,6 +279,15 @@ func (p *place) release(g backend.Grant) error {
 	}
 	st.lost = lost
 	return lost
+}
+
+// releasedAs tells whether the baton is as g's release has left it.
+func releasedAs(cur statedir.Baton, g backend.Grant) bool {
+	if cur.State == statedir.Held || cur.State == statedir.Sealed {
+		return false
+	}
+	st, ok := g.State.(*grantState)
+	return cur.Gen == g.Token || ok && st.released && cur.Gen == st.freed
 }
 
 // Close implements backend.Backend.

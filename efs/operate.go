@@ -62,6 +62,9 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			case cur.LastToken() == math.MaxUint64:
 				return backend.ErrTokensExhausted
 			}
+			if err := p.ownGuard(cur); err != nil {
+				return err
+			}
 			// An operator takes over from the holder, and lets go at once. Had the baton been
 			// freed, the guard would stand, and the holder's requests could still move it.
 			h, err := p.dir.TakeFrom(cur, b.operator("break"))
@@ -118,6 +121,19 @@ func (b *Backend) Clear(ctx context.Context, prefix string, stale bool) (cleared
 // at its next heartbeat.
 var errStateRemoved = fmt.Errorf("%w: its guard stands, and its state directory was removed or replaced, so nothing tells whether its holder is alive; a hasp process that wants the lock takes it over when it has seen the guard stand for its TTL", backend.ErrHeld)
 
+// ownGuard returns errStateRemoved if the guard that stands is not this state's: a state
+// whose epoch is 0 has never had one. An operator takes a guard away without waiting, and
+// so asks before it takes the baton.
+func (p *place) ownGuard(cur statedir.Baton) error {
+	if cur.Epoch != 0 || p.b.opts.LockFile != Directory {
+		return nil
+	}
+	if _, _, our, err := p.b.guard.Peer(p.dir, cur.Gen); err != nil || our {
+		return errors.Join(errStateRemoved, err)
+	}
+	return nil
+}
+
 // clearKey is Clear for one key. Did is false if there was nothing to clear.
 func (b *Backend) clearKey(ctx context.Context, key string, stale bool) (r backend.Record, did bool, err error) {
 	err = b.with(ctx, key, func(p *place) error {
@@ -135,10 +151,8 @@ func (b *Backend) clearKey(ctx context.Context, key string, stale bool) (r backe
 		if cur.State == statedir.Sealed {
 			return nil
 		}
-		if cur.Epoch == 0 { // this state has never had a guard, so one that stands is not its own
-			if _, _, our, err := b.guard.Peer(p.dir, cur.Gen); err != nil || our && b.opts.LockFile == Directory {
-				return errors.Join(errStateRemoved, err)
-			}
+		if err := p.ownGuard(cur); err != nil {
+			return err
 		}
 		if cur.State == statedir.Held {
 			if !stale || r.State != backend.Stale {

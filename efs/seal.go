@@ -116,6 +116,9 @@ func (b *Backend) Unseal(ctx context.Context, key string) error {
 					return errors.Join(errNotSealed, err)
 				}
 			}
+			if err := p.ownGuard(cur); err != nil {
+				return err
+			}
 			if cur.LastToken() == math.MaxUint64 {
 				return backend.ErrTokensExhausted
 			}
