@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,7 @@ var (
 	_ backend.TokenRaiser  = (*Backend)(nil)
 	_ backend.ValueStore   = (*Backend)(nil)
 	_ backend.Prompt       = (*Backend)(nil)
+	_ backend.Repeater     = (*Backend)(nil)
 	_ backend.Punctual     = (*Backend)(nil)
 	_ backend.Warner       = (*Backend)(nil)
 )
@@ -168,6 +170,11 @@ func (b *Backend) Punctual() bool {
 		}
 	}
 	return true
+}
+
+// Repeats implements backend.Repeater.
+func (b *Backend) Repeats() bool {
+	return slices.ContainsFunc(b.legs, func(s *store) bool { return backend.Repeats(s.b) })
 }
 
 // Warnings implements backend.Warner.

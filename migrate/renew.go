@@ -32,18 +32,23 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 // renewed makes one renewal of the stores'.
 func (b *Backend) renewed(g backend.Grant, rs []backend.Renewal) (backend.Grant, error) {
 	h := &held{parts: make([]part, len(rs))}
-	var errs []error
-	lost := false
+	var lost, others []error
 	for i, r := range rs {
-		if r.Err != nil {
-			errs = append(errs, sided(b.legs[i].side, r.Err))
-			lost = lost || errors.Is(r.Err, backend.ErrLost)
-			continue
+		switch err := sided(b.legs[i].side, r.Err); {
+		case err == nil:
+			h.parts[i].g = r.Grant
+		case errors.Is(err, backend.ErrLost):
+			lost = append(lost, err)
+		default:
+			others = append(others, err)
 		}
-		h.parts[i].g = r.Grant
 	}
-	if err := joined(errs...); err != nil {
-		if !lost && !isUnknown(err) {
+	switch {
+	case len(lost) > 0: // that is definite, whatever the other store says or does not
+		return g, joined(append(lost, asText(others)...)...)
+	case len(others) > 0:
+		err := joined(others...)
+		if !isUnknown(err) {
 			err = backend.Unavailable(err)
 		}
 		return g, err
@@ -96,8 +101,8 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	}
 	h, _ := g.State.(*held)
 	half := h.half()
-	var errs []error
-	var lost, unknown, freed int
+	var lost, unknown []error
+	freed := 0
 	for i := len(b.legs) - 1; i >= 0; i-- {
 		s := b.legs[i]
 		var err error
@@ -118,28 +123,38 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 				h.parts[i].freed.Store(true)
 			}
 		}
-		switch {
+		switch err := sided(s.side, err); {
 		case err == nil:
 			freed++
-			continue
 		case errors.Is(err, backend.ErrLost):
-			lost++
+			lost = append(lost, err)
 		default:
-			unknown++
+			unknown = append(unknown, err)
 		}
-		errs = append(errs, sided(s.side, err))
 	}
-	if unknown == 0 {
+	if len(unknown) == 0 {
 		var inner []string
 		for i := range b.legs {
 			inner = append(inner, b.inner(i, g).ID)
 		}
 		b.claims.ended(g.ID, inner...)
 	}
-	if h == nil && g.Token == 0 && unknown == 0 && freed > 0 {
+	switch {
+	case len(unknown) > 0: // to be asked again, so it is not ErrLost as well, which is definite
+		return joined(append(unknown, asText(lost)...)...)
+	case h == nil && g.Token == 0 && freed > 0:
 		return nil // a claim that was granted in one store only, and withdrawn
 	}
-	return joined(errs...)
+	return joined(lost...)
+}
+
+// asText makes errors that are only told, and match nothing.
+func asText(errs []error) []error {
+	texts := make([]error, len(errs))
+	for i, err := range errs {
+		texts[i] = errors.New(backend.Text(err))
+	}
+	return texts
 }
 
 // half tells whether a Release has freed some of it, and not all.
