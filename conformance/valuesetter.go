@@ -390,7 +390,11 @@ func valueKeepsLock(x *trial) {
 	x.release(a, set)
 	// and of what is left of the TTL nothing is gone
 	s := x.holdSilently(a, x.key(), x.ttl())
-	x.setValue(a, s.Grant, text(s.Grant, 1, "decided"))
+	if _, err := backend.SetValue(x.ctx, a, s.Grant, text(s.Grant, 1, "decided")); errors.Is(err, backend.ErrLost) && time.Since(s.asked) >= s.TTL {
+		x.latef("SetValue, %v after its key was locked with a TTL of %v, gave %q", backend.Round(time.Since(s.asked)), s.TTL, err)
+	} else if err != nil {
+		x.restf("value-found", "SetValue by the holder gave %q", err)
+	}
 	x.early(b, s, x.long())
 }
 

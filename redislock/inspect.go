@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -71,7 +72,10 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		for i, cmd := range b.pipeline(ctx, inspectScript(), calls) {
 			reply, err := cmd.Result()
 			r, err := b.inspected(chunk[i], reply, err)
-			if err != nil {
+			switch {
+			case errors.Is(err, backend.ErrCorrupt): // the others can be told all the same
+				r = backend.Record{Key: chunk[i], State: backend.Unknown, Note: backend.Text(err)}
+			case err != nil:
 				return nil, fmt.Errorf("key %q: %w", chunk[i], err)
 			}
 			if r.State != backend.Free {

@@ -94,6 +94,7 @@ var (
 	_ backend.ValueStore   = (*Backend)(nil)
 	_ backend.Warner       = (*Backend)(nil)
 	_ backend.Prompt       = (*Backend)(nil)
+	_ backend.Repeater     = (*Backend)(nil)
 	_ backend.Punctual     = (*Backend)(nil)
 )
 
@@ -188,6 +189,10 @@ func (o *Options) check() error {
 // Punctual implements backend.Punctual: go-redis looks at a context's deadline
 // before it reads or writes, and not again until that is done.
 func (b *Backend) Punctual() bool { return b.punctual }
+
+// Repeats implements backend.Repeater: go-redis sends a command again when its answer was
+// lost, unless MaxRetries is below 0, and its cluster client always.
+func (b *Backend) Repeats() bool { return b.repeats }
 
 // Prompt implements backend.Prompt: calls end with their context where the backend
 // was opened from the URL of one server, and made its connections itself.

@@ -56,10 +56,11 @@ func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-cha
 	return w.wake, func(ctx context.Context, granted bool) error { return b.leave(ctx, w, granted) }, nil
 }
 
-// leave takes w off the queue. An acquire that was granted has done so already.
+// leave takes w off the queue. An acquire that was granted has done so already; but where
+// the lock was released since, and w still tended, it has been given another turn, and woken.
 func (b *Backend) leave(ctx context.Context, w *waiter, granted bool) error {
 	b.notifier.remove(w)
-	if granted {
+	if granted && len(w.wake) == 0 {
 		return nil
 	}
 	if b.closed.Load() {

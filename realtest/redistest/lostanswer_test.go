@@ -9,8 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/realtest/redistest"
+	"github.com/hasplock/hasp/redislock"
 )
 
 // thief is a proxy that can lose one answer: the next request reaches the server,
@@ -91,10 +95,29 @@ func (p *thief) serve(client net.Conn) {
 // A release is carried out, its answer is lost, and a waiter has the lock before it is
 // repeated: no loss.
 func TestReleaseWhoseAnswerIsLost(t *testing.T) {
+	t.Run("repeated by the engine", func(t *testing.T) {
+		testReleaseWhoseAnswerIsLost(t, func(addr string) backend.Backend { return open(t, "redis://"+addr) })
+	})
+	// The engine does not know of it then.
+	t.Run("repeated by the client", func(t *testing.T) {
+		testReleaseWhoseAnswerIsLost(t, func(addr string) backend.Backend {
+			// The next holder has the lock before it is repeated.
+			c := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true, MinRetryBackoff: 200 * time.Millisecond, MaxRetryBackoff: 200 * time.Millisecond})
+			t.Cleanup(func() { c.Close() })
+			b, err := redislock.New(c, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		})
+	})
+}
+
+func testReleaseWhoseAnswerIsLost(t *testing.T, opened func(addr string) backend.Backend) {
 	s := redistest.Start(t, nil)
 	p := startThief(t, s.Addr())
 	ctx := context.Background()
-	a := hasp.New(open(t, "redis://"+p.l.Addr().String()), nil)
+	a := hasp.New(opened(p.l.Addr().String()), nil)
 	b := hasp.New(open(t, s.URL()), nil)
 	defer a.Close()
 	defer b.Close()

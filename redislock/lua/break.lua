@@ -26,5 +26,5 @@ if redis.pcall('SET', KEYS[1], token, 'PX', kept).err then
   redis.call('PEXPIRE', KEYS[1], kept) -- out of memory: it becomes stale
 end
 redis.pcall('PUBLISH', string.match(lock, '^%d+ %S+ %d+ %d+ %d+ %d+ (%S+)'), 'lost ' .. id .. ' ' .. KEYS[1])
-serve(nil, ARGV[2])
+pass(ARGV[2])
 return 1

@@ -24,5 +24,9 @@ local life = redis.call('PTTL', KEYS[1])
 longer = tonumber(longer) > tonumber(kept) and longer or kept
 local ttl, rest = string.match(lock, '^%d+ %S+ (%d+) %d+ %d+ (.*)$')
 local value = table.concat({token, id, ttl, longer, ARGV[1], rest}, ' ')
+if life == -1 then
+  redis.call('SET', KEYS[1], value) -- as remaining (record.lua) has it
+  return 1
+end
 redis.call('SET', KEYS[1], value, 'PX', math.max(1, life - kept + longer))
 return 1

@@ -35,5 +35,5 @@ if redis.pcall('SET', KEYS[1], token .. ' ' .. id, 'PX', kept).err then
   -- Out of memory, as a rule, and releasing must work then: it becomes stale.
   redis.call('PEXPIRE', KEYS[1], kept)
 end
-serve(nil, ARGV[2])
+pass(ARGV[2])
 return 1

@@ -107,3 +107,12 @@ local function serve(now, manners)
   end
   return nil
 end
+
+-- pass serves the next waiter of a lock that was let go, unless a waiter has its turn:
+-- that is so if the lock was stale.
+local function pass(manners)
+  local now = clock()
+  if not heir(now, nil, manners) then
+    serve(now, manners)
+  end
+end
