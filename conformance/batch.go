@@ -50,10 +50,20 @@ func renewBatchOrder(x *trial) {
 
 // many locks n keys at once and returns their grants.
 func (x *trial) many(b backend.Backend, base string, n int, ttl time.Duration) []backend.Grant {
-	gs := make([]backend.Grant, n)
-	x.each(n, func(i int) {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = rand.Text()
+	}
+	return x.locked(b, base+"/", names, ttl)
+}
+
+// locked locks the keys that are called base and a name, some at once: there are stores
+// on which a key that is new takes a second.
+func (x *trial) locked(b backend.Backend, base string, names []string, ttl time.Duration) []backend.Grant {
+	gs := make([]backend.Grant, len(names))
+	x.each(len(names), func(i int) {
 		var err error
-		if gs[i], err = x.attempt(b, base+"/"+rand.Text(), x.claim(ttl)); err != nil {
+		if gs[i], err = x.attempt(b, base+names[i], x.claim(ttl)); err != nil {
 			x.errorf("a free key was refused: %v", err)
 		}
 	})

@@ -279,8 +279,9 @@ func valueList(x *trial) {
 		names = append(names, fmt.Sprintf("many/%d", i))
 	}
 	want := map[string]backend.Value{}
+	gs := x.locked(a, base, names, x.long())
 	for i, name := range names {
-		g := x.acquire(a, base+name, x.long())
+		g := gs[i]
 		v := text(g, 1, name)
 		g = x.setValue(a, g, v)
 		if i%3 == 1 {
