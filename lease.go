@@ -190,12 +190,13 @@ func (le *Lease) Verify(ctx context.Context) error {
 // the lock before Release was called.
 func (le *Lease) Release(ctx context.Context) error {
 	called := le.l.now()
-	return le.release(called, func(g backend.Grant, lost bool) error { return le.l.free(ctx, g, called, lost) })
+	return le.release(called, func(g backend.Grant, lost bool) error { return le.free(ctx, g, called, lost) })
 }
 
 // free frees g in the store for a Release that was called then, or, if the lease was
 // lost, what there may be left of it.
-func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost bool) error {
+func (le *Lease) free(ctx context.Context, g backend.Grant, called reading, lost bool) error {
+	l := le.l
 	var closed <-chan struct{}
 	if lost {
 		closed = l.life.Done() // it keeps others waiting at most
@@ -207,7 +208,7 @@ func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost
 			return l.b.Release(ctx, g)
 		})
 		if (tries > 1 || backend.Repeats(l.b)) && errors.Is(err, ErrLost) {
-			err = l.robbed(ctx, g, called)
+			err = le.robbed(ctx, g, called)
 		}
 		return struct{}{}, err
 	}, nil)
@@ -222,13 +223,13 @@ func (l *locker) free(ctx context.Context, g backend.Grant, called reading, lost
 // the key for longer than this Release has been under way. Short of that evidence
 // it is no loss: a false alarm after each lost answer, whenever somebody waits,
 // would say that good work has to be thrown away.
-func (l *locker) robbed(ctx context.Context, g backend.Grant, called reading) error {
-	rec, err := l.b.Inspect(ctx, g.Key)
+func (le *Lease) robbed(ctx context.Context, g backend.Grant, called reading) error {
+	rec, err := le.l.b.Inspect(ctx, g.Key)
 	if err != nil || rec.State == backend.Free || rec.ID == g.ID {
 		return nil
 	}
 	// the margin, since the two clocks do not run at quite the same speed
-	if rec.HeldFor <= l.now().since(called)+l.opts.Margin {
+	if rec.HeldFor <= le.l.now().since(called)+le.opts.Margin {
 		return nil
 	}
 	return fmt.Errorf("%w: now %s", ErrLost, rec)

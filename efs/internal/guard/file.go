@@ -75,7 +75,10 @@ func (g File) put(ctx context.Context, h *statedir.Hold) (Stand, error) {
 			h.Dir.Discard(name)
 		}
 	}()
-	for n := 0; ; {
+	for n, none := 0, 0; ; {
+		if ctx.Err() != nil {
+			return Stand{}, backend.Unavailable(context.Cause(ctx))
+		}
 		if gone, err = g.place(h.Dir, name, h.Baton.Claim); err == nil {
 			break
 		}
@@ -87,6 +90,9 @@ func (g File) put(ctx context.Context, h *statedir.Hold) (Stand, error) {
 		case err != nil:
 			return Stand{}, err
 		case s.kind == nothing:
+			if none++; none == 64 {
+				return Stand{}, backend.Unavailable(fmt.Errorf("whenever a lock file is to be put at %s there is one, and none when it is looked at", h.Dir.LockPath()))
+			}
 			continue
 		case s.kind == ourDir:
 			return Stand{}, statedir.Corrupt("%s is a guard that a hasp process without lockfile=file has put there: all processes on a directory have to use the same; hasp clear takes it away when no such process is left", h.Dir.LockPath())
