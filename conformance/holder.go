@@ -175,31 +175,32 @@ func retryAfter(x *trial) {
 	lastMoments(x, a, b)
 }
 
-// lastMoments looks at holders while their TTL runs out. A clock that counts in
+// lastMoments looks at holders until their TTL has run out. A clock that counts in
 // milliseconds has one in which nothing is left and the key is held: a *HeldError that
 // says 0 then says that it is not known, and the engine waits for its own retry.
 func lastMoments(x *trial, a, b backend.Backend) {
-	const keys, attempts = 8, 400
+	const keys = 8
 	ttl := x.ttl()
 	var wg sync.WaitGroup
 	for range keys {
 		s := x.holdSilently(a, x.key(), ttl)
 		wg.Go(func() {
 			c := x.claim(x.long())
-			x.sleep(time.Until(s.asked.Add(ttl - 20*time.Millisecond)))
-			for i := 0; time.Since(s.answered) < ttl+x.cfg.Slack; i++ {
-				if i > attempts {
-					x.sleep(5 * time.Millisecond)
-				}
+			x.sleep(time.Until(s.asked.Add(ttl / 2)))
+			for {
 				_, err := x.attempt(b, s.Key, c)
+				left := ttl - time.Since(s.asked) // at least, by the store's clock
 				var h *backend.HeldError
-				if !errors.As(err, &h) {
+				if !errors.As(err, &h) || left <= 0 {
 					return // it has the key, or other rules say what is wrong
 				}
 				if h.RetryAfter <= 0 {
-					x.errorf("a *HeldError says to wait %v, when the holder's TTL of %v was about to end, or had ended %v ago: a waiter waits for its whole retry interval then",
-						h.RetryAfter, ttl, backend.Round(time.Since(s.asked)-ttl))
+					x.errorf("%v before the holder's TTL of %v was over a *HeldError says to wait %v, which is that nobody knows: a waiter waits for its whole retry interval then",
+						backend.Round(left), ttl, h.RetryAfter)
 					return
+				}
+				if left > 10*time.Millisecond {
+					x.sleep(time.Millisecond)
 				}
 			}
 		})

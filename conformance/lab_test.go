@@ -394,8 +394,8 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 		switch {
 		case s.is("says to wait a thousandth", key):
 			h.RetryAfter /= 1000
-		case s.is("says how many whole milliseconds to wait", key):
-			h.RetryAfter = h.RetryAfter.Truncate(time.Millisecond)
+		case s.is("says to wait whole steps of 50 ms", key):
+			h.RetryAfter = h.RetryAfter.Truncate(50 * time.Millisecond)
 		case s.is("says to wait a whole TTL", key):
 			h.RetryAfter = e.ttl
 		case s.is("tells all but the first to wait for ever", key) && len(e.refusedIDs) >= 2:

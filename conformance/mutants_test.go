@@ -15,7 +15,7 @@ var mutants = []mutant{
 	{name: "owners in ASCII", rule: "holder-odd-names"},
 	{name: "claims folded", rule: "claim-ids"},
 	{name: "says to wait a thousandth", rule: "retry-after"},
-	{name: "says how many whole milliseconds to wait", rule: "retry-after", also: []string{"wait-takeover"}},
+	{name: "says to wait whole steps of 50 ms", rule: "retry-after", also: []string{"wait-takeover"}},
 	{name: "32 bits of milliseconds", rule: "ttl-long"},
 	{name: "release takes its time", on: "release-frees", rule: "release-frees"},
 	{name: "second release fails", rule: "release-idempotent"},

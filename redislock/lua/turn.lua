@@ -109,10 +109,12 @@ local function serve(now, manners)
 end
 
 -- pass serves the next waiter of a lock that was let go, unless a waiter has its turn:
--- that is so if the lock was stale.
+-- that is so if the lock was stale. The lock is free, whatever fails now.
 local function pass(manners)
-  local now = clock()
-  if not heir(now, nil, manners) then
-    serve(now, manners)
+  local ok, taken = pcall(function()
+    return not head() or heir(clock(), nil, manners) ~= nil
+  end)
+  if not ok or not taken then
+    serve(nil, manners)
   end
 end

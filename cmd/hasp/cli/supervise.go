@@ -113,12 +113,16 @@ func (s *supervisor) extend() {
 	s.term.Reset(left - min(s.grace, left/3))
 }
 
+// clockNoise is by how much the deadline of a lease moves although it is not renewed: it
+// goes by two clocks, one of which is adjusted all the time. Renewals move it by more.
+const clockNoise = 10 * time.Millisecond
+
 // onTerm: the lease was not renewed and it is time to begin the end.
 func (s *supervisor) onTerm() {
 	if s.out.stopped != nil {
 		return
 	}
-	if d := s.lease.Deadline(); d.After(s.deadline) { // renewed this very moment
+	if d := s.lease.Deadline(); d.Sub(s.deadline) > clockNoise { // renewed this very moment
 		s.extend()
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,6 +93,35 @@ func TestPartitionStopsTheCommandByTheDeadline(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A deadline that has moved by what clocks differ is not a renewal.
+func TestClockNoiseIsNoRenewal(t *testing.T) {
+	t.Parallel()
+	l := hasp.New(memlock.New().Client(), &hasp.Options{TTL: time.Minute, NoHeartbeat: true})
+	defer l.Close()
+	lease, err := l.Acquire(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := job.Start(job.Spec{Path: sleep, Args: []string{"sleep", "1000"}, Env: os.Environ(), Grace: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	s := &supervisor{lease: lease, job: j, grace: time.Second, term: time.NewTimer(time.Hour), warn: func(err error) { t.Log(err) }}
+	s.extend()
+	s.deadline = s.deadline.Add(-50 * time.Microsecond)
+	s.onTerm()
+	if !errors.Is(s.out.stopped, hasp.ErrLost) {
+		t.Errorf("its time to end has come, and it was not asked to: %v", s.out.stopped)
+	}
+	j.Signal(syscall.SIGKILL)
+	<-j.Done()
 }
 
 // When hasp itself is late, the guard asks the command to end. That is told as the loss
