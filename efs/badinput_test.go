@@ -149,6 +149,7 @@ func TestThingsInTheWay(t *testing.T) {
 			}
 			before := snapshot(t, dir, made)
 			l := hasp.New(open(t, dir, nil), &hasp.Options{RetryInterval: 10 * time.Millisecond, MaxRetries: 2})
+			t.Cleanup(func() { l.Close() }) // what a waiter has left in the directory goes in the background
 			_, err := l.Acquire(ctxBG, "lock")
 			want := hasp.ErrHeld
 			if !c.held {
