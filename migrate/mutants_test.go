@@ -43,9 +43,9 @@ var mutants = []mutant{
 	{"a repair does not wait", "repair.go", []string{
 		"s.outlast(ctx, other.MaxTTL+other.MaxTTL/10)", "s.outlast(ctx, 0)"}, "TestRepair"},
 	{"loss in the old store is no loss", "renew.go", []string{
-		"		if r.Err != nil {\n", "		if r.Err != nil && !(i == 0 && errors.Is(r.Err, backend.ErrLost)) {\n"}, "TestLossOfEither"},
+		"		case err == nil:\n			h.parts[i].g = r.Grant\n", "		case err == nil || i == 0 && errors.Is(err, backend.ErrLost):\n			h.parts[i].g = r.Grant\n"}, "TestLossOfEither"},
 	{"loss in the new store is no loss", "renew.go", []string{
-		"		if r.Err != nil {\n", "		if r.Err != nil && !(i == 1 && errors.Is(r.Err, backend.ErrLost)) {\n"}, "TestLossOfEither"},
+		"		case err == nil:\n			h.parts[i].g = r.Grant\n", "		case err == nil || i == 1 && errors.Is(err, backend.ErrLost):\n			h.parts[i].g = r.Grant\n"}, "TestLossOfEither"},
 	{"a record is written although its lock was lost", "session.go", []string{
 		"		case errors.Is(err, backend.ErrLost):\n			return &RefusedError{Op: s.op, Why: fmt.Sprintf(\"the hold on the %s store's record was lost before",
 		"		case errors.Is(err, backend.ErrLost) && try < 3:\n			g, err = st.b.Acquire(ctx, RecordKey, backend.Claim{ID: s.grants[i].ID, TTL: stepTTL})\n			if err == nil {\n				s.grants[i] = g\n				v, _ = r.encode(g.Token, s.seq[i])\n			}\n			continue\n" +
