@@ -68,8 +68,8 @@ func TestCluster(t *testing.T) {
 	t.Run("dead waiters", func(t *testing.T) {
 		// A cluster does not know whose connection is gone: the first lets its turn
 		// pass, and then all are called.
-		testDeadWaiters(t, c.URL("prefix=dead:"), 100, syscall.SIGKILL, 3*time.Second)
-		testDeadWaiters(t, c.URL("prefix=stopped:"), 100, syscall.SIGSTOP, 3*time.Second)
+		testDeadWaiters(t, c.URL("prefix=dead:"), 100, syscall.SIGKILL, 3*time.Second, nil)
+		testDeadWaiters(t, c.URL("prefix=stopped:"), 100, syscall.SIGSTOP, 3*time.Second, nil)
 	})
 
 	t.Run("lost updates", func(t *testing.T) {

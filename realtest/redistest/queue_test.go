@@ -138,8 +138,9 @@ func TestHolderKilled(t *testing.T) {
 }
 
 // testDeadWaiters has clients wait, in two processes that then die or stop, ahead of
-// a live one, which must have its turn within so long of the release.
-func testDeadWaiters(t *testing.T, url string, clients int, end syscall.Signal, within time.Duration) {
+// a live one, which must have its turn within so long of the release. Before the
+// release it waits for ended, if there is one.
+func testDeadWaiters(t *testing.T, url string, clients int, end syscall.Signal, within time.Duration, ended func()) {
 	t.Helper()
 	b := open(t, url)
 	g := acquire(t, b, "k", claim(time.Minute))
@@ -157,6 +158,9 @@ func testDeadWaiters(t *testing.T, url string, clients int, end syscall.Signal, 
 			w.cmd.Wait()
 		}
 	}
+	if ended != nil {
+		ended()
+	}
 	release(t, b, g)
 	start := time.Now()
 	mustWake(t, "the live waiter", wake)
@@ -172,10 +176,15 @@ func testDeadWaiters(t *testing.T, url string, clients int, end syscall.Signal, 
 
 func TestDeadWaiterDoesNotBlock(t *testing.T) {
 	s := redistest.Start(t, nil)
-	// a killed process's connection is gone, and the server knows
-	testDeadWaiters(t, s.URL("prefix=a:"), 2, syscall.SIGKILL, 900*time.Millisecond)
+	// A killed process's connection is gone, and once the server knows, it costs nothing of
+	// the patience: with one of an hour, nobody would be woken else.
+	testDeadWaiters(t, s.URL("prefix=a:", "patience=1h"), 2, syscall.SIGKILL, patient, func() {
+		eventually(t, "the server knows of one subscriber only", func() bool {
+			return len(s.Channels()) == 1
+		})
+	})
 	// of the stopped ones, the first lets its turn pass
-	testDeadWaiters(t, s.URL("prefix=b:"), 100, syscall.SIGSTOP, 3*time.Second)
+	testDeadWaiters(t, s.URL("prefix=b:"), 100, syscall.SIGSTOP, 3*time.Second, nil)
 }
 
 func TestStoppedWaiterComesBack(t *testing.T) {
