@@ -33,18 +33,21 @@ func conformanceConfig(name, dir, options string) conformance.Config {
 
 // A key is also a path, so a and a/b cannot both be locked.
 func TestConformanceDirectory(t *testing.T) {
+	t.Parallel()
 	cfg := conformanceConfig("efs", t.TempDir(), "")
 	cfg.Lacks["keys-nested"] = "the guard of a is in the way of the directory for a/b"
 	conformance.Run(t, cfg)
 }
 
 func TestConformanceFile(t *testing.T) {
+	t.Parallel()
 	cfg := conformanceConfig("efs, lock file", t.TempDir(), "?lockfile=file")
 	cfg.Lacks["keys-nested"] = "the lock file a is in the way of the directory for a/b"
 	conformance.Run(t, cfg)
 }
 
 func TestConformanceNoLockFile(t *testing.T) {
+	t.Parallel()
 	conformance.Run(t, conformanceConfig("efs, no lock file", t.TempDir(), "?lockfile=false"))
 }
 

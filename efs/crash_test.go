@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	}
 	// Most of these tests wait for a TTL to run out, so many fit on few cores.
 	flag.Parse()
-	_ = flag.Set("test.parallel", "16")
+	_ = flag.Set("test.parallel", "40")
 	os.Exit(m.Run())
 }
 

@@ -57,7 +57,7 @@ var variants = []*variant{
 	{name: "a value without an answer is taken for written", from: withValues, fs: func(f fsys.FS) fsys.FS { return storedAnyway{f} }},
 	{name: "a value is removed although it may be published", from: withValues, fs: func(f fsys.FS) fsys.FS { return hastyRemoval{f} }},
 	{name: "the former value is removed first", from: withValues, fs: func(f fsys.FS) fsys.FS { return formerFirst{f} }},
-	{name: "values swept without proof of holding", from: withValues, fs: func(f fsys.FS) fsys.FS { return &blindSweep{FS: f} }},
+	{name: "values swept without proof of holding", from: withValues | 5800, fs: func(f fsys.FS) fsys.FS { return &blindSweep{FS: f} }},
 	{name: "a value's name remembered", from: withValues, fs: func(f fsys.FS) fsys.FS { return &oldNames{FS: f} }},
 	{name: "no look at the lease", blind: behind, guard: func(g guard.Guard) guard.Guard { return forever{g} }},
 }

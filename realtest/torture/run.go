@@ -35,6 +35,8 @@ type options struct {
 	flaw    flaw
 	hasp    string // the command's path; empty for API processes alone
 	weights []weight
+	waits   func() // called once all that is left to do is to wait
+	shallow bool   // what the processes leave behind is not asked
 }
 
 // result is what a run has come to.
@@ -95,7 +97,12 @@ func run(tb testing.TB, s *store, o options) result {
 	t.empty()
 	p.all(&r.worst[1], "alone")
 	p.close()
-	r.left = t.leftovers()
+	if o.waits != nil {
+		o.waits()
+	}
+	if !o.shallow {
+		r.left = t.leftovers()
+	}
 	r.tally = w.count()
 	if tb.Failed() || r.wrong() != "" {
 		tb.Logf("the last faults:\n%s", strings.Join(t.history[max(0, len(t.history)-40):], "\n"))
