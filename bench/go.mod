@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gofrs/flock v0.13.1
 	github.com/hasplock/hasp v0.1.0
+	github.com/redis/rueidis v1.0.79
 	golang.org/x/sys v0.49.0
 )
 

@@ -36,6 +36,7 @@ func handOff(ctx context.Context, l *lab, r *report) error {
 		{haspRedis, "Redis", l.redis, 5, pause, 0},
 		{bsmName, "Redis", l.redis, 1, 50 * time.Millisecond, 2 * bsmBackoff},
 		{redsyncName, "Redis", l.redis, 1, 50 * time.Millisecond, 400 * time.Millisecond},
+		{rueidisName, "Redis", l.redis, 5, pause, 0},
 		// the server brings new watches up to date ten times a second
 		{haspEtcd, "etcd, one node, fsync", l.etcd, 1, 250 * time.Millisecond, 0},
 		{mutexName, "etcd, one node, fsync", l.etcd, 1, 250 * time.Millisecond, 0},

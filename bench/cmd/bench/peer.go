@@ -15,6 +15,8 @@ import (
 	"github.com/go-redsync/redsync/v4"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/gofrs/flock"
+	"github.com/redis/rueidis"
+	"github.com/redis/rueidis/rueidislock"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/hasplock/hasp"
@@ -30,6 +32,7 @@ const (
 	haspRedis   = "hasp redislock"
 	bsmName     = "bsm/redislock"
 	redsyncName = "redsync"
+	rueidisName = "rueidislock"
 	haspEtcd    = "hasp etcdlock"
 	mutexName   = "concurrency.Mutex"
 	haspDir     = "hasp efs"
@@ -132,6 +135,26 @@ func openPeer(kind, addr string, shared bool) (_ *peer, err error) {
 					return nil, err
 				}
 				return func(ctx context.Context) error { _, err := m.UnlockContext(ctx); return err }, nil
+			}, nil
+		}
+	case rueidisName:
+		// One key, as there is one server. A request has a second, as a program on a busy
+		// machine would give it: with the default, 20 ms, a late one is not tried again.
+		locks, err := rueidislock.NewLocker(rueidislock.LockerOption{
+			ClientOption: rueidis.ClientOption{InitAddress: []string{addr}},
+			KeyValidity:  ttl, KeyMajority: 1, NoLoopTracking: true, TryNextAfter: time.Second,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.stops = append(p.stops, func() error { locks.Close(); return nil })
+		p.waiter = func(key string) (acquire, error) {
+			return func(ctx context.Context) (release, error) {
+				_, cancel, err := locks.WithContext(ctx, key)
+				if err != nil {
+					return nil, err
+				}
+				return func(context.Context) error { cancel(); return nil }, nil
 			}, nil
 		}
 	case mutexName:

@@ -106,7 +106,7 @@ func colour(kind string) string {
 		return colours[2]
 	case redsyncName, legacyName:
 		return colours[3]
-	case mutexName:
+	case mutexName, rueidisName:
 		return colours[5]
 	}
 	return colours[4]
@@ -117,7 +117,7 @@ func (r *report) writeUncontended() {
 		"heartbeat scheduler. Each figure is a batch's average per acquire + release; a ratio is of two averages of the " +
 		"same round, given as the median over the rounds with its 10th and 90th percentile. " +
 		"Contestants come in an order that is drawn for each round, and servers that are not measured are stopped meanwhile. " +
-		"On Redis hasp is opened from a URL, and makes its own connections; the others have a client of go-redis. " +
+		"On Redis hasp is opened from a URL, and makes its own connections; rueidislock has one key, and its own client; the others have a client of go-redis. " +
 		"The lock-file protocol's sleep of 0.1 to 1 s before each acquire is left out.\n")
 	var rows [][]string
 	var panels []panel
@@ -169,14 +169,14 @@ var comparisons = []struct {
 	ours, theirs string
 	limit        float64
 }{
-	{haspRedis, bsmName, 1}, {haspRedis, redsyncName, 0}, {haspRedis, pingName, 1.3}, {haspEtcd, mutexName, 1.05},
+	{haspRedis, bsmName, 1.25}, {haspRedis, redsyncName, 0}, {haspRedis, rueidisName, 0.85}, {haspRedis, pingName, 1.3}, {haspEtcd, mutexName, 1.05},
 	{haspBare, flockName, 2}, {haspDir, legacyName, 3},
 }
 
 func (r *report) writeHandOffs() {
 	r.say("## Hand-off to a waiting process\n\nOne process holds the lock, another waits; the time is from the call of release in the first "+
 		"to the return of acquire in the second, by the monotonic clock that they share. redsync is used with its defaults, "+
-		"bsm/redislock, which has none, with a linear backoff of %v; both poll, so the release is at a random moment. A process of the lock-file protocol polls every 5 s, "+
+		"rueidislock with one key and a second for each request, bsm/redislock, which has no defaults, with a linear backoff of %v; the first and the last of these poll, so the release is at a random moment. A process of the lock-file protocol polls every 5 s, "+
 		"so it gets the lock 2.5 s after its release on average and 5 s at worst; that was not waited for here.\n", bsmBackoff)
 	if len(r.ping) > 0 {
 		r.say("One PING to the same Redis, in between: %s median when one follows another, %s (10th to 90th percentile %s to %s) when the client and the server had nothing to do for %v before, as in a hand-off. Which of these a round trip takes is a matter of how fast the machine wakes a process that sleeps.\n",

@@ -24,7 +24,7 @@ func uncontended(ctx context.Context, l *lab, r *report) error {
 		ops         int // in a batch
 		kinds       []string
 	}{
-		{"Redis", l.redis, 30, []string{haspRedis, bsmName, redsyncName, pingName}},
+		{"Redis", l.redis, 30, []string{haspRedis, bsmName, redsyncName, rueidisName, pingName}},
 		{"etcd, one node, fsync", l.etcd, 4, []string{haspEtcd, mutexName}},
 		{"directory on " + fileSystem(disk), disk, 40, []string{haspBare, flockName, haspDir, legacyName}},
 	}
