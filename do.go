@@ -17,6 +17,20 @@ func Do(ctx context.Context, l Locker, key string, fn func(ctx context.Context, 
 	return hold(ctx, lease, fn)
 }
 
+// DoURL is Do for a program that has one thing to do: it opens the backend that url
+// names, as Open does, and closes it when fn has returned and the lock is free. With nil
+// options it waits as Options says. A program with several keys keeps a Locker.
+//
+//	err := hasp.DoURL(ctx, "redis://cache:6379/0", "nightly", nil, func(ctx context.Context, lease *hasp.Lease) error { ... })
+func DoURL(ctx context.Context, url, key string, opts *Options, fn func(ctx context.Context, lease *Lease) error) (err error) {
+	l, err := Open(ctx, url, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return Do(ctx, l, key, fn)
+}
+
 func hold(ctx context.Context, lease *Lease, fn func(ctx context.Context, lease *Lease) error) (err error) {
 	// deferred: a panic in fn must not leave the lock to its TTL
 	defer func() {

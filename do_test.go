@@ -39,6 +39,47 @@ func TestDo(t *testing.T) {
 	})
 }
 
+// One call opens a store, holds the key for as long as fn runs, and leaves nothing open.
+func TestDoURL(t *testing.T) {
+	const url = "mem:do-url"
+	l, err := hasp.Open(t.Context(), url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	state := func() hasp.State {
+		t.Helper()
+		rec, err := l.Inspect(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec.State
+	}
+	var lease *hasp.Lease
+	err = hasp.DoURL(t.Context(), url, "k", nil, func(ctx context.Context, le *hasp.Lease) error {
+		lease = le
+		if s := state(); s != hasp.Held || ctx.Err() != nil {
+			t.Errorf("the key is %v, context %v", s, ctx.Err())
+		}
+		return errWork
+	})
+	if !errors.Is(err, errWork) {
+		t.Errorf("got %v, want fn's error", err)
+	}
+	if s := state(); s != hasp.Free || lease.Context().Err() == nil {
+		t.Errorf("afterwards the key is %v, and the lease's context %v", s, lease.Context().Err())
+	}
+	never := func(context.Context, *hasp.Lease) error { t.Error("fn ran"); return nil }
+	for _, url := range []string{"nowhere:x", "mem:do-url?no=such"} {
+		if err := hasp.DoURL(t.Context(), url, "k", nil, never); err == nil {
+			t.Errorf("%s was opened", url)
+		}
+	}
+	if err := hasp.DoURL(t.Context(), url, "k", &hasp.Options{TTL: -1}, never); err == nil {
+		t.Error("a negative TTL was taken")
+	}
+}
+
 func TestDoWithoutTheLock(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		store := memlock.New()

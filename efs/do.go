@@ -7,8 +7,8 @@ import (
 	"github.com/hasplock/hasp"
 )
 
-// Do runs fn while it holds the lock whose file is at path, and is all that a
-// program needs that has one thing to do once:
+// Do is hasp.DoURL for the lock whose file is at path, as a program of the lock-file
+// protocol names it:
 //
 //	err := efs.Do(ctx, "/mnt/efs/sweeps/foo/lock", nil, func(ctx context.Context, lease *hasp.Lease) error { ... })
 //
