@@ -72,7 +72,7 @@ func (g *guard) start() {
 	// does not know what to do when this process dies.
 	args := []string{guardName, fmt.Sprintf("group %d", g.pgid), fmt.Sprintf("grace %d", g.grace)}
 	if !g.deadline.IsZero() {
-		args = append(args, fmt.Sprintf("left %d", time.Until(g.deadline)))
+		args = append(args, leftLine(time.Until(g.deadline)))
 	}
 	if g.asked {
 		args = append(args, "stopping")
@@ -160,8 +160,15 @@ func (g *guard) extend(left time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.deadline = time.Now().Add(left)
-	g.send("left %d", left)
+	g.send("%s", leftLine(left))
 	return g.err
+}
+
+// leftLine is the line for a deadline, with the time of day from which left counts: the
+// guard may read it late. Not the time of the deadline, which a clock that is set back
+// would put off.
+func leftLine(left time.Duration) string {
+	return fmt.Sprintf("left %d %d", left, time.Now().UnixNano())
 }
 
 func (g *guard) stopping() {
@@ -248,6 +255,7 @@ func (w *watchman) heed(line string) {
 		w.then = arg
 		return
 	}
+	arg, since, _ := strings.Cut(arg, " ")
 	n, _ := strconv.ParseInt(arg, 10, 64)
 	switch verb {
 	case "group":
@@ -256,6 +264,9 @@ func (w *watchman) heed(line string) {
 		w.grace = time.Duration(n)
 	case "left":
 		w.deadline = time.Now().Add(time.Duration(n))
+		if at, err := strconv.ParseInt(since, 10, 64); err == nil {
+			w.deadline = w.deadline.Add(-max(0, time.Since(time.Unix(0, at))))
+		}
 		// The parent sends SIGTERM that long before, or with a third of it left if that is
 		// later: this is for when it does not, and comes after it.
 		w.notice = min(w.grace, time.Duration(n)/3) * 3 / 4
