@@ -127,11 +127,12 @@ func (m *migrationCost) measure(ctx context.Context, l *lab, urls func(kind stri
 		if !slices.Contains(m.renew.kinds, kind) {
 			continue
 		}
-		g, err := b.Acquire(ctx, "renewed", backend.Claim{ID: "bench", Holder: backend.Holder{Owner: "bench", Host: "here", PID: 1}, TTL: ttl})
-		if err != nil {
-			return fmt.Errorf("%s: %w", kind, err)
-		}
+		var g backend.Grant // acquired by the first: the locks above may take more than a TTL
 		renewals = append(renewals, func(ctx context.Context) (err error) {
+			if g.ID == "" {
+				g, err = b.Acquire(ctx, "renewed", backend.Claim{ID: "bench", Holder: backend.Holder{Owner: "bench", Host: "here", PID: 1}, TTL: ttl})
+				return err
+			}
 			g, err = b.Renew(ctx, g)
 			return err
 		})
