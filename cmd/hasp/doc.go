@@ -169,6 +169,9 @@ where /proc shows all processes). What has left the group (setsid, a daemon) is
 no longer hasp's and runs on without the lock. Orphans of the command's are
 children of hasp on Linux, which collects them when they end.
 
+As long as the lock is held hasp waits for whatever it cannot kill. Once the lock is lost
+it waits for 5 s after SIGKILL, and then exits with 76 and says that something still runs.
+
 If hasp is killed (SIGKILL) the command dies with it, at once on Linux, where the
 kernel sees to it. The rest of the group is killed by hasp-guard, a second process
 that hasp starts when the command has run for 50 ms; elsewhere than on Linux it is

@@ -60,6 +60,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(sleepVar) != "" {
 		sleep()
 	}
+	if os.Getenv(rootVar) != "" && os.Geteuid() != os.Getuid() {
+		becomeRoot()
+		os.Exit(0)
+	}
 	if os.Getenv(echoVar) != "" {
 		echo()
 	}

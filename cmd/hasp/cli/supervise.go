@@ -34,8 +34,14 @@ type supervisor struct {
 	exited    bool             // the command itself has ended
 	deadline  time.Time        // as last told to the guard
 	term      *time.Timer      // when the group is asked to end
-	kill      <-chan time.Time // when it is killed; nil before it was asked
+	kill      <-chan time.Time // when it is killed; nil before it was asked, and afterwards
+	killAt    time.Time        // when that is
 	killed    bool
+	refused   bool // the last signal to end reached nobody: it is all another user's
+	orphans   bool // the command had ended when the lease was lost,
+	spent     bool // and what it had left had been killed
+	gone      bool // all had ended when the loss was noticed
+	gaveUp    bool
 	halted    bool      // the command is stopped, for all that is known
 	told      time.Time // when it was sent a signal to end
 	unguarded bool      // and the user was told
@@ -44,17 +50,6 @@ type supervisor struct {
 	pause     time.Duration
 	done      bool
 }
-
-// outcome is how a command under a lock ended.
-type outcome struct {
-	code    int
-	stopped error // why hasp had to stop it, or nil
-	how     string
-	// interrupted: the terminal's Ctrl-C came to hasp, not to the command alone.
-	interrupted bool
-}
-
-func (o outcome) String() string { return o.how }
 
 // run returns when the group is gone.
 func (s *supervisor) run() outcome {
@@ -76,19 +71,18 @@ func (s *supervisor) run() outcome {
 		case <-s.term.C:
 			s.onTerm()
 		case <-s.kill:
-			s.kill = nil
 			s.onKill()
 		case <-s.poll:
 			s.look()
 		case <-s.giveUp:
-			s.out.how = "some of its processes do not end even when killed"
-			s.done = true
+			s.gaveUp, s.done = true, true
 		case sig := <-s.job.Stopped():
 			s.onHalt(sig)
 		case sig := <-s.signals:
 			s.forward(sig)
 		}
 	}
+	s.out.how = s.ending()
 	return s.out
 }
 
@@ -164,39 +158,54 @@ func (s *supervisor) onContinue() {
 	}
 }
 
-// stop asks the group to end, and sees to it that it has by the deadline.
+// stop asks the group to end, and sees to it that it has by the deadline or that this
+// process gives up on it: in each order in which the exit, the loss and the kill come.
 func (s *supervisor) stop(why error) {
 	if s.out.stopped == nil {
-		s.out.stopped = why
-		s.out.how = "the command was stopped"
-		if s.exited {
-			s.out.how = "what the command had left running was stopped"
-		}
-	}
-	if s.killed {
-		return
+		s.out.stopped, s.orphans, s.spent = why, s.exited, s.killed
 	}
 	wait := min(s.grace, s.left())
-	if wait <= 0 {
+	switch {
+	case s.killed: // what was left by a command that has exited, while there was a lease
+		s.despair()
+	case wait <= 0:
 		s.onKill()
-		return
+	default:
+		s.end(wait)
 	}
-	s.ask()
-	s.kill = time.After(wait)
 }
 
-func (s *supervisor) ask() {
-	if err := s.job.Terminate(); err != nil {
-		s.warn(fmt.Errorf("the command could not be sent SIGTERM: %w", err))
+// end asks the group to end, once, as many programs take a second SIGTERM for an order to
+// drop everything. It is killed after wait, or when that was to be if it is earlier.
+func (s *supervisor) end(wait time.Duration) {
+	at := time.Now().Add(wait)
+	if s.kill == nil {
+		s.refused = false
+		if err := s.job.Terminate(); err != nil {
+			s.refused = true
+			s.warn(fmt.Errorf("the command could not be sent SIGTERM: %w", err))
+		}
+	} else if s.killAt.Before(at) {
+		return
 	}
+	s.kill, s.killAt = time.After(wait), at
 }
 
 func (s *supervisor) onKill() {
-	s.killed = true
+	s.kill, s.killed, s.refused = nil, true, false
 	if err := s.job.Kill(); err != nil {
+		s.refused = true
 		s.warn(fmt.Errorf("the command could not be killed: %w", err))
 	}
-	if s.out.stopped != nil && s.giveUp == nil {
+	if s.out.stopped != nil {
+		s.despair()
+	}
+}
+
+// despair has this process give up on a group that was killed and has no lease any more.
+// With a lease it is waited for, however long that takes.
+func (s *supervisor) despair() {
+	if s.giveUp == nil {
 		s.giveUp = time.After(unkillable)
 	}
 }
@@ -214,17 +223,18 @@ func (s *supervisor) onExit() {
 		}
 	}
 	s.exited = true
-	// The lease may have ended while this process was stopped.
-	if err := s.lease.Err(); err != nil && s.out.stopped == nil {
-		s.out.stopped, s.out.how = err, "the command has ended"
-	}
-	if s.job.Gone() {
+	lost := s.lease.Err() // it may have ended while this process was stopped
+	switch {
+	case s.job.Gone():
+		if s.out.stopped == nil {
+			s.out.stopped, s.gone = lost, lost != nil
+		}
 		s.done = true
 		return
-	}
-	if s.kill == nil && !s.killed {
-		s.ask()
-		s.kill = time.After(s.grace)
+	case lost != nil:
+		s.stop(lost)
+	case !s.killed:
+		s.end(s.grace)
 	}
 	s.look()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -162,5 +163,108 @@ func TestRenewedLeaseIsLeftAlone(t *testing.T) {
 		func(*memlock.Store, *memlock.Client, *hasp.Lease) {})
 	if out.stopped != nil || out.code != 4 || took < 5*time.Second { // longer than the TTL
 		t.Errorf("got %+v after %v", out, took)
+	}
+}
+
+// looked starts a command under a lease, with a supervisor that nobody runs.
+func looked(t *testing.T, script string) (s *supervisor, lose func()) {
+	t.Helper()
+	client := memlock.New().Client()
+	l := hasp.New(client, &hasp.Options{TTL: time.Hour})
+	t.Cleanup(func() { l.Close() })
+	lease, err := l.Acquire(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := job.Start(job.Spec{Path: sh, Args: []string{"sh", "-c", script}, Env: os.Environ(), Grace: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = j.Kill()
+		<-j.Done()
+		j.Close()
+	})
+	s = &supervisor{lease: lease, job: j, grace: time.Minute, term: time.NewTimer(time.Hour), warn: func(err error) { t.Log(err) }}
+	s.extend()
+	return s, func() {
+		if err := client.Break(t.Context(), "k", lease.Token()); err != nil {
+			t.Fatal(err)
+		}
+		<-lease.Done()
+	}
+}
+
+// In whichever order the exit, the kill and the loss come: once the group was killed and
+// the lease is lost, its end is not waited for without an end, and it is not said to
+// have been stopped.
+func TestGivesUpInEachOrder(t *testing.T) {
+	t.Parallel()
+	for name, events := range map[string][]string{
+		"loss, kill":       {"loss", "kill"},
+		"exit, kill, loss": {"exit", "kill", "loss"},
+		"exit, loss, kill": {"exit", "loss", "kill"},
+		"loss, exit, kill": {"loss", "exit", "kill"},
+		"loss, kill, exit": {"loss", "kill", "exit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// What is left cannot be killed, as far as is known: nobody looks again.
+			s, lose := looked(t, "trap '' TERM; sleep 1000 & exit 0")
+			for _, e := range events {
+				switch e {
+				case "loss":
+					lose()
+					s.onLost()
+				case "kill":
+					s.onKill()
+				case "exit":
+					<-s.job.Done()
+					s.exited = true
+				}
+			}
+			if s.out.stopped == nil || s.giveUp == nil {
+				t.Fatalf("stopped: %v; gives up: %v", s.out.stopped, s.giveUp != nil)
+			}
+			s.gaveUp = true
+			if how := s.ending(); how != "some of its processes do not end even when killed" {
+				t.Errorf("it says that %s", how)
+			}
+		})
+	}
+}
+
+// A group that is being stopped is not asked a second time, which many programs take for
+// an order to drop everything, and is not given more time, whatever comes meanwhile.
+func TestAskedOnce(t *testing.T) {
+	t.Parallel()
+	said := t.TempDir() + "/said"
+	s, lose := looked(t, `exec 2>/dev/null; trap 'echo term >>`+said+`' TERM; trap 'echo usr1 >>`+said+`' USR1; echo up >>`+said+`; while :; do sleep 0.01; done`)
+	until := func(what string) string {
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if text, _ := os.ReadFile(said); strings.Contains(string(text), what) {
+				return string(text)
+			}
+		}
+		t.Fatalf("it does not say %s", what)
+		return ""
+	}
+	until("up\n")
+	lose()
+	s.onLost()
+	at := s.killAt
+	until("term\n")
+	s.forward(syscall.SIGCONT)
+	s.onLost()
+	s.forward(syscall.SIGUSR1) // of both it would hear
+	if all := until("usr1\n"); strings.Count(all, "term") != 1 {
+		t.Errorf("it was sent SIGTERM again: %q", all)
+	}
+	if !s.killAt.Equal(at) {
+		t.Errorf("its end was put off by %v", s.killAt.Sub(at))
 	}
 }
