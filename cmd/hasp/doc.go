@@ -143,7 +143,7 @@ passes by itself, 78 if somebody has to do something, which the message says.
 	         phase that is configured, or refuses a step until somebody has done something
 	126      the command was found and cannot be run
 	127      the command was not found; nothing was locked
-	128 + n  hasp was ended by signal n while it waited
+	128 + n  hasp was ended by signal n while it opened the store, or waited
 	other    the command's own; 128 + n if signal n ended it
 
 value has 1 if there is no value. The command's own status may be any of these. With -o json the result says

@@ -85,7 +85,7 @@ func (a *app) doctor(store string, f doctorFlags) error {
 	defer sigs.stop()
 	ctx, stop := sigs.cancelOn(context.Background())
 	defer stop()
-	x, err := openExaminer(ctx, store)
+	x, err := opening(ctx, store, openExaminer)
 	if err != nil {
 		return failOpen(err)
 	}

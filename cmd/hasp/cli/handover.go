@@ -25,7 +25,8 @@ var partSchemes = []string{"etcd", "etcds"}
 // handOver replaces this process by the program that has the backend for url, if
 // this one has not: hasp's own other part for etcd, and as with git's remotes one
 // called hasp-SCHEME for what others have written. handOver returns if there is no
-// need, or an error if there is no such program.
+// need, or an error if there is no such program. Call it before catchSignals: the new
+// program knows nothing of what was caught here, and would take the lock all the same.
 func handOver(url string) error {
 	scheme := schemeOf(url)
 	if scheme == "migrate" {

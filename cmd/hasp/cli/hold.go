@@ -40,6 +40,7 @@ func (a *app) hold(h *holdFlags, key string, argv []string, m mode) error {
 	if !a.json() {
 		return err
 	}
+	a.heard(err) // which the result has in words
 	var e *exitError
 	if errors.As(err, &e) {
 		res.Exit = e.code
@@ -73,6 +74,9 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, m mode, res *resu
 		return err
 	}
 	if err := t.check(); err != nil {
+		return err
+	}
+	if err := handOver(t.url); err != nil {
 		return err
 	}
 	defer job.CollectOrphans()()
@@ -155,9 +159,8 @@ func (a *app) holdFor(h *holdFlags, key string, argv []string, m mode, res *resu
 		err = hasp.Do(ctx, l, t.key, under, terms...)
 	}
 	p.stop()
-	var sig *signalError
-	if errors.As(err, &sig) {
-		a.interrupted = sig.sig == os.Interrupt && job.Foreground()
+	if !res.Ran {
+		err = bySignal(ctx, "acquire", t.name, err)
 	}
 	if !ran {
 		res.WaitedSeconds = seconds(time.Since(begun))

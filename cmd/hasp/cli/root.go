@@ -23,7 +23,7 @@ type app struct {
 	legacyTimeout time.Duration
 	output        string
 
-	interrupted bool // by Ctrl-C, which was meant for the calling script too
+	interrupted bool // by Ctrl-C, which was meant for the calling script too; see heard
 }
 
 // run parses the arguments, does what they say and returns the exit status.
@@ -34,6 +34,7 @@ func (a *app) run(args []string) int {
 	if err == nil {
 		return exitOK
 	}
+	a.heard(err)
 	var e *exitError
 	if !errors.As(err, &e) {
 		e = usage(err) // cobra's own: unknown commands, flags, arguments

@@ -145,12 +145,13 @@ func (t target) check() error {
 	return nil
 }
 
-// open opens the target's store, or hands over to the program that can.
+// open opens the target's store, or hands over to the program that can. Who catches
+// signals has to hand over before that; see handOver.
 func (a *app) open(ctx context.Context, url string) (backend.Backend, error) {
 	if err := handOver(url); err != nil {
 		return nil, err
 	}
-	b, err := backend.Open(ctx, url)
+	b, err := opening(ctx, url, backend.Open)
 	if err != nil {
 		return nil, failOpen(err)
 	}

@@ -157,6 +157,9 @@ func (a *app) forget(t target, opts *hasp.Options, try bool) (forgottenJSON, err
 	} else if !ok {
 		return out, nil
 	}
+	if err := handOver(t.url); err != nil {
+		return out, err
+	}
 	sigs := catchSignals()
 	defer sigs.stop()
 	ctx, heed := sigs.cancelOn(context.Background())
@@ -197,7 +200,7 @@ func (a *app) forget(t target, opts *hasp.Options, try bool) (forgottenJSON, err
 	case out.Forgotten: // and that the release failed costs others a TTL at most
 		p.warn(fmt.Errorf("%w; the value was forgotten before that", t.named(err)))
 	default:
-		return out, fail(t.named(err))
+		return out, fail(t.named(bySignal(ctx, "delete value", t.name, err)))
 	}
 	return out, nil
 }

@@ -107,11 +107,11 @@ func (a *app) verify(store string, f verifyFlags) (err error) {
 		return err
 	}
 	rep, err := theSuite.Check(ctx, v)
-	if err != nil && !rep.Tried() {
-		return failOpen(fmt.Errorf("verify: %w", err))
-	}
 	if cause := context.Cause(ctx); cause != nil {
 		return fail(cause)
+	}
+	if err != nil && !rep.Tried() {
+		return failOpen(fmt.Errorf("verify: %w", err))
 	}
 	if err := a.showReport(rep, f.report); err != nil {
 		return err
