@@ -199,7 +199,7 @@ func (x plainExaminer) Examine(_ context.Context, yield backend.Finder) error {
 }
 
 func (x plainExaminer) Scratch(ctx context.Context) (backend.Backend, func(context.Context) error, error) {
-	b, err := backend.Open(ctx, x.url)
+	b, err := opening(ctx, x.url, backend.Open)
 	if err != nil {
 		return nil, nil, err
 	}
