@@ -78,3 +78,23 @@ func TestStatusOfOpening(t *testing.T) {
 		}
 	}
 }
+
+// A signal that came before the command begins ends hasp, and one that comes later is left
+// for the command.
+func TestSignalBeforeTheCommand(t *testing.T) {
+	for range 1000 {
+		s := &signals{make(chan os.Signal, 8)}
+		ctx, heed := s.cancelOn(context.Background())
+		s.ch <- syscall.SIGWINCH
+		s.ch <- syscall.SIGTERM
+		heed()
+		var sig *signalError
+		if !errors.As(context.Cause(ctx), &sig) || len(s.ch) > 0 {
+			t.Fatalf("it goes on: %v; %d signals are left", context.Cause(ctx), len(s.ch))
+		}
+		s.ch <- syscall.SIGTERM
+		if heed(); len(s.ch) != 1 {
+			t.Fatal("a later one is not left")
+		}
+	}
+}
