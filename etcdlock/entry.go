@@ -39,6 +39,7 @@ type entry struct {
 	forgotten bool      // its etcd key is known to be gone
 	foreign   bool      // put by another backend; its name is not this one's
 	leaving   bool      // given up by its claimant: a Release has been sent
+	freed     bool      // by this backend, after it was given up
 	watched   bool      // see loss.go
 	since     time.Time // when it was granted
 	rev       int64     // create revision; 0 while unknown
@@ -204,6 +205,7 @@ func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
 	for _, e := range es {
 		if e.leaving {
 			b.released.add(e.ident())
+			e.freed = true
 		}
 		b.forgetLocked(e)
 	}

@@ -2,6 +2,7 @@ package etcdlock
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -67,11 +68,9 @@ func (b *Backend) report(lost []*entry) {
 	for _, f := range b.loss.subs {
 		fs = append(fs, f)
 	}
+	lost = slices.DeleteFunc(lost, func(e *entry) bool { return e.leaving })
 	b.mu.Unlock()
 	for _, e := range lost {
-		if e.leaving {
-			continue
-		}
 		for _, f := range fs {
 			f(e.key, e.id)
 		}

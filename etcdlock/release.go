@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -20,11 +21,15 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	}
 	b.mu.Lock()
 	e := b.entries[ident{g.Key, g.ID}]
-	var leaving, ours, foreign bool
+	var leaving bool
+	var state entryState
+	var d deletion
 	if e != nil {
-		leaving = e.leaving
-		foreign = e.foreign && e.state == held
-		ours = !e.foreign && e.rev != 0 && e.state == held
+		leaving, state = e.leaving, e.state
+		d = deletion{e.name, e.rev, e.on}
+		if e.moving != nil {
+			d.on = 0 // one of two
+		}
 		// OnLoss has nothing to say about what its holder gives up
 		e.leaving = true
 	}
@@ -33,14 +38,18 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	var freed bool
 	var err error
 	switch {
-	case ours:
-		freed, err = b.deleteByName(ctx, e)
-	case foreign:
-		freed, err = b.deleteExact(ctx, e.name, e.rev)
+	case e != nil && d.rev != 0 && state == held:
+		if freed, err = b.deleteExact(ctx, d); is(err, rpctypes.ErrNoSpace) && b.own(e) {
+			// Old versions that are full refuse every transaction, and delete keys.
+			freed, err = b.deleteByName(ctx, e)
+		}
+		err = b.explain(ctx, err)
 	case e != nil:
 		// It waits, ran out, or was never answered; see fence.go.
 		err = b.remove(ctx, []*entry{e})
-		freed = err == nil && e.rev != 0 && e.state != expired
+		b.mu.Lock()
+		freed = err == nil && e.rev != 0 && state != expired
+		b.mu.Unlock()
 	default:
 		freed, err = b.deleteByID(ctx, g)
 	}
@@ -53,13 +62,15 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 		return b.fail(op, g.Key, err)
 	}
 	b.mu.Lock()
-	// An earlier Release may have done it, and its answer was lost.
-	freed = freed || leaving
 	known := b.released.has(ident{g.Key, g.ID})
+	// An earlier Release may have done it, and its answer was lost; or this backend
+	// has removed the entry while this call was under way.
+	freed = freed || leaving || e != nil && e.freed
 	if freed {
 		b.released.add(ident{g.Key, g.ID})
 	}
 	if e != nil {
+		e.freed = freed
 		b.forgetLocked(e)
 	}
 	b.mu.Unlock()
@@ -78,19 +89,63 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	return b.fail(op, g.Key, errGone)
 }
 
-// deleteByName frees an entry that this backend has put. It deletes without a
-// condition, which is faster than a transaction that compares: nobody else puts
-// under the name, and if the deletion might arrive late the name is not used
-// again.
+// deletion is what a deletion is of: the entry that was put at rev, last seen on a
+// lease; 0: not known.
+type deletion struct {
+	name string
+	rev  int64
+	on   clientv3.LeaseID
+}
+
+// deleteExact frees an entry, whichever backend's lease it is on. Its name may be in
+// use again when the request arrives: for a claim of this backend that came when the
+// entry had been removed by something else than this request. So the deletion is under
+// the condition that the entry is the one that was put at that revision, which neither
+// a move to another lease nor a new base changes.
+//
+// A deletion that the client library has sent twice, and that found nothing the second
+// time, has freed the entry the first time: it comes at once, while the lock is in
+// force. That it was not is known if the lease has ended, which takes the lock's TTL.
+func (b *Backend) deleteExact(ctx context.Context, d deletion) (freed bool, err error) {
+	txn, repeated, err := b.txnOnce(ctx, cmps{exists(d.name, d.rev)}, ops{clientv3.OpDelete(d.name)}, nil)
+	switch {
+	case err != nil:
+		return false, err
+	case txn.Succeeded || !repeated:
+		return txn.Succeeded, nil
+	case d.on == 0:
+		return true, nil
+	}
+	ttl, err := b.client.TimeToLive(clientv3.WithRequireLeader(ctx), d.on)
+	if err != nil {
+		return false, err
+	}
+	return ttl.TTL > 0, nil
+}
+
+// deleteByName deletes what this backend may have put for e, when no transaction can
+// tell it from something else. It may arrive late, when it is no longer expected, and
+// must find nothing else then: all names are given up before it is sent.
 func (b *Backend) deleteByName(ctx context.Context, e *entry) (freed bool, err error) {
+	b.mu.Lock()
+	mine := b.byName[e.name] == e
+	b.places.renew()
+	b.mu.Unlock()
+	if !mine {
+		return false, nil // it is known to be gone
+	}
 	resp, err := b.delete(ctx, e.name)
 	if err != nil {
-		b.mu.Lock()
-		b.places.renew()
-		b.mu.Unlock()
-		return false, b.explain(ctx, err)
+		return false, err
 	}
 	return resp.Deleted > 0, nil
+}
+
+// own tells whether e was put by this backend.
+func (b *Backend) own(e *entry) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !e.foreign
 }
 
 // deleteByID frees what the claim g.ID holds, which another backend has put.
@@ -103,22 +158,13 @@ func (b *Backend) deleteByID(ctx context.Context, g backend.Grant) (freed bool, 
 		if v, err := decode(kv); err != nil || v.ID != g.ID {
 			continue
 		}
-		deleted, err := b.deleteExact(ctx, string(kv.Key), kv.CreateRevision)
+		deleted, err := b.deleteExact(ctx, deletion{string(kv.Key), kv.CreateRevision, clientv3.LeaseID(kv.Lease)})
 		if err != nil {
-			return false, err
+			return false, b.explain(ctx, err)
 		}
 		freed = freed || deleted
 	}
 	return freed, nil
-}
-
-// deleteExact frees the entry that was put at rev, whichever backend's lease it is on.
-func (b *Backend) deleteExact(ctx context.Context, name string, rev int64) (freed bool, err error) {
-	txn, err := b.txn(ctx, cmps{exists(name, rev)}, ops{clientv3.OpDelete(name)}, nil)
-	if err != nil {
-		return false, b.explain(ctx, err)
-	}
-	return txn.Succeeded, nil
 }
 
 // condemnLater leaves a little time for a repeated Release before the reaper
