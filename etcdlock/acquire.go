@@ -31,9 +31,16 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 	for range maxAttempts {
 		var g backend.Grant
 		var err error
-		if e := b.tracked(key, c.ID); e != nil {
+		e, w := b.tracked(key, c.ID), b.waiting(key, c.ID)
+		switch {
+		case e != nil:
 			g, err = b.reclaim(ctx, e, c)
-		} else {
+		case w != nil:
+			// Its entry is gone, and it could not be put again at once.
+			if err = w.enqueue(ctx, c); err == nil {
+				err = errAgain
+			}
+		default:
 			g, err = b.claim(ctx, key, c)
 		}
 		var he *backend.HeldError
@@ -70,52 +77,6 @@ func (b *Backend) claim(ctx context.Context, key string, c backend.Claim) (backe
 	return b.grant(ctx, e, c, bs)
 }
 
-// catchUp reads what e's put found changed, and returns errAgain. It is not part
-// of the put's transaction, where it would make every attempt larger.
-func (b *Backend) catchUp(ctx context.Context, e *entry) error {
-	resp, err := b.txn(ctx, nil,
-		append(b.names.readBases(e.key), clientv3.OpGet(b.names.fence(e.lease)), clientv3.OpGet(e.name)), nil)
-	if err != nil {
-		return backend.Unavailable(b.explain(ctx, err))
-	}
-	b.learnFence(e.lease, resp.Responses[2].GetResponseRange().Kvs)
-	own := resp.Responses[3].GetResponseRange().Kvs
-	there := false
-	switch {
-	case len(own) == 0:
-		b.forget(e)
-	case b.repeated(e, own[0]):
-		there = true
-	default:
-		// The name is in use by an entry that another backend has taken over.
-		b.forget(e)
-		b.mu.Lock()
-		b.places.renew()
-		b.mu.Unlock()
-	}
-	if _, err := b.tokens.learn(ctx, e.key, resp.Responses); err != nil {
-		if there {
-			return backend.Unavailable(err)
-		}
-		return err
-	}
-	return errAgain
-}
-
-// repeated tells whether e's put has failed because the client library had sent it
-// before: it repeats requests whose answer says that they took too long.
-func (b *Backend) repeated(e *entry, kv *mvccpb.KeyValue) bool {
-	v, err := decode(kv)
-	if err != nil || v.ID != e.id {
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e.rev, e.base = kv.CreateRevision, v.Base
-	e.seenLocked(kv)
-	return true
-}
-
 func (b *Backend) heldBy(kv *mvccpb.KeyValue, count int64) error {
 	rec, err := b.record(kv, count-1)
 	if err != nil {
@@ -138,6 +99,9 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 		}
 		return backend.Grant{}, errAgain
 	}
+	if w := b.waiting(e.key, e.id); w != nil && state == pending {
+		w.adopt(e) // the answer to its queueing again was lost
+	}
 	kept := b.freshening(ctx, l)
 	// Nothing is put, so this is a read that needs no log entry: a waiter whose
 	// turn has come owns the key already.
@@ -154,14 +118,14 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 	owner := resp.Responses[2].GetResponseRange()
 	own := resp.Responses[3].GetResponseRange().Kvs
 	if len(own) == 0 {
-		return backend.Grant{}, b.missing(ctx, e, c)
+		return backend.Grant{}, b.missing(ctx, e)
 	}
 	v, err := decode(own[0])
 	if err != nil {
 		return backend.Grant{}, backend.Unavailable(err)
 	}
 	if v.ID != c.ID {
-		return backend.Grant{}, b.missing(ctx, e, c)
+		return backend.Grant{}, b.missing(ctx, e)
 	}
 	b.mu.Lock()
 	if e.rev != own[0].CreateRevision {
@@ -169,7 +133,7 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 	}
 	e.rev, e.base = own[0].CreateRevision, v.Base
 	e.seenLocked(own[0])
-	rev, token, w := e.rev, e.token, e.waiter
+	rev, token, w := e.rev, e.token, b.waiters[e.ident()]
 	b.mu.Unlock()
 
 	if owner.Kvs[0].CreateRevision != rev {
@@ -209,8 +173,8 @@ func (b *Backend) reclaim(ctx context.Context, e *entry, c backend.Claim) (backe
 }
 
 // missing deals with an entry that is not there any more: it ran out, or
-// somebody deleted it. A waiter queues again, at the end.
-func (b *Backend) missing(ctx context.Context, e *entry, c backend.Claim) error {
+// somebody deleted it. It returns errAgain, upon which a waiter queues again, at the end.
+func (b *Backend) missing(ctx context.Context, e *entry) error {
 	b.mu.Lock()
 	answered := e.rev != 0
 	b.mu.Unlock()
@@ -225,15 +189,8 @@ func (b *Backend) missing(ctx context.Context, e *entry, c backend.Claim) error 
 		b.mu.Unlock()
 		return errAgain // it has arrived since
 	}
-	w := e.waiter
 	b.forgetLocked(e)
 	b.mu.Unlock()
-	if w == nil {
-		return errAgain
-	}
-	if err := w.enqueue(ctx, c); err != nil {
-		return err
-	}
 	return errAgain
 }
 
@@ -290,7 +247,7 @@ func (b *Backend) grant(ctx context.Context, e *entry, c backend.Claim, bs bases
 			continue
 		}
 		if len(resp.Responses[2].GetResponseRange().Kvs) == 0 {
-			return backend.Grant{}, b.missing(ctx, e, c)
+			return backend.Grant{}, b.missing(ctx, e)
 		}
 		if bs, err = b.tokens.learn(ctx, e.key, resp.Responses); err != nil {
 			return backend.Grant{}, backend.Unavailable(err)

@@ -46,6 +46,7 @@ type Backend struct {
 	places   places
 	entries  map[ident]*entry
 	byName   map[string]*entry
+	waiters  map[ident]*waiter // those of Watch, until they are stopped
 	released released
 	loss     lossWatch
 }
@@ -86,6 +87,7 @@ func New(client *clientv3.Client, opts *Options) *Backend {
 		leases:  map[*lease]*slot{},
 		entries: map[ident]*entry{},
 		byName:  map[string]*entry{},
+		waiters: map[ident]*waiter{},
 	}
 	b.places.renew()
 	b.ctx, b.cancel = context.WithCancel(context.Background())

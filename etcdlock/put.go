@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/hasplock/hasp/backend"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -101,4 +102,50 @@ func (n names) put(e *entry, v value, bs bases, fence int64, waits bool) (ifs cm
 			clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend)))
 	}
 	return ifs, then, ops{n.owner(e.key)}
+}
+
+// catchUp reads what e's put found changed, and returns errAgain. It is not part
+// of the put's transaction, where it would make every attempt larger.
+func (b *Backend) catchUp(ctx context.Context, e *entry) error {
+	resp, err := b.txn(ctx, nil,
+		append(b.names.readBases(e.key), clientv3.OpGet(b.names.fence(e.lease)), clientv3.OpGet(e.name)), nil)
+	if err != nil {
+		return backend.Unavailable(b.explain(ctx, err))
+	}
+	b.learnFence(e.lease, resp.Responses[2].GetResponseRange().Kvs)
+	own := resp.Responses[3].GetResponseRange().Kvs
+	there := false
+	switch {
+	case len(own) == 0:
+		b.forget(e)
+	case b.repeated(e, own[0]):
+		there = true
+	default:
+		// The name is in use by an entry that another backend has taken over.
+		b.forget(e)
+		b.mu.Lock()
+		b.places.renew()
+		b.mu.Unlock()
+	}
+	if _, err := b.tokens.learn(ctx, e.key, resp.Responses); err != nil {
+		if there {
+			return backend.Unavailable(err)
+		}
+		return err
+	}
+	return errAgain
+}
+
+// repeated tells whether e's put has failed because the client library had sent it
+// before: it repeats requests whose answer says that they took too long.
+func (b *Backend) repeated(e *entry, kv *mvccpb.KeyValue) bool {
+	v, err := decode(kv)
+	if err != nil || v.ID != e.id {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e.rev, e.base = kv.CreateRevision, v.Base
+	e.seenLocked(kv)
+	return true
 }

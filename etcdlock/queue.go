@@ -44,17 +44,6 @@ func precedingOf(e *entry, kvs []*mvccpb.KeyValue, rev int64) *preceding {
 	return a
 }
 
-// waiter is one registration made by Watch.
-type waiter struct {
-	b      *Backend
-	key    string
-	id     string
-	wake   chan struct{} // to the engine
-	again  chan struct{} // from an attempt that was woken in vain, or queued again
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
 // Watch implements [backend.Watcher]: it puts c at the end of key's queue.
 func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-chan struct{}, func(context.Context, bool) error, error) {
 	const op = "wait for"
@@ -70,10 +59,14 @@ func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-cha
 		again: make(chan struct{}, 1),
 		done:  make(chan struct{}),
 	}
+	b.mu.Lock()
+	b.waiters[ident{key, c.ID}] = w
+	b.mu.Unlock()
 	if e := b.tracked(key, c.ID); e != nil {
 		// an attempt whose outcome is unknown may have put it
 		w.adopt(e)
 	} else if err := w.enqueue(ctx, c); err != nil {
+		w.unregister()
 		if e := b.tracked(key, c.ID); e != nil {
 			b.condemn(e)
 		}
@@ -83,68 +76,10 @@ func (b *Backend) Watch(ctx context.Context, key string, c backend.Claim) (<-cha
 	wctx, w.cancel = context.WithCancel(clientv3.WithRequireLeader(b.ctx))
 	if !b.spawn(func() { defer close(w.done); w.run(wctx) }) {
 		w.cancel()
+		w.unregister()
 		return nil, nil, b.fail(op, key, backend.ErrClosed)
 	}
 	return w.wake, w.stop, nil
-}
-
-// enqueue puts c's entry at the end of the queue.
-func (w *waiter) enqueue(ctx context.Context, c backend.Claim) error {
-	b := w.b
-	for range maxAttempts {
-		e, _, kept, err := b.put(ctx, w.key, c, true)
-		if err == errAgain {
-			if e := b.tracked(w.key, w.id); e != nil {
-				w.adopt(e)
-				return nil
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		w.adopt(e)
-		// A keepalive that failed is made good by the next one, or by queueing
-		// again if the lease has ended.
-		_ = kept()
-		return nil
-	}
-	return backend.Unavailable(errChanged)
-}
-
-// adopt makes e the entry that w waits with.
-func (w *waiter) adopt(e *entry) {
-	b := w.b
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e.waiter == w || e.forgotten {
-		return
-	}
-	e.waiter = w
-	if e.state == pending {
-		e.state = waiting
-		b.unscheduleLocked(e)
-	}
-	e.lease.waiters++
-	b.keepLocked(e.lease, e.lease.ttl/3)
-	w.searchAgain()
-}
-
-// signal wakes the engine. It does not block: a wake-up that was not taken yet
-// serves for this one too.
-func (w *waiter) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// searchAgain makes run look up its place in the queue.
-func (w *waiter) searchAgain() {
-	select {
-	case w.again <- struct{}{}:
-	default:
-	}
 }
 
 func (w *waiter) run(ctx context.Context) {
@@ -264,34 +199,4 @@ func (w *waiter) exists(ctx context.Context, a preceding) (bool, error) {
 		return false, err
 	}
 	return len(resp.Kvs) > 0 && resp.Kvs[0].CreateRevision == a.rev, nil
-}
-
-// stop ends the registration; an entry that was not granted is deleted.
-func (w *waiter) stop(ctx context.Context, granted bool) error {
-	w.cancel()
-	<-w.done
-	b := w.b
-	b.mu.Lock()
-	e := b.entries[ident{w.key, w.id}]
-	if e == nil {
-		b.mu.Unlock()
-		return nil
-	}
-	if e.waiter == w {
-		b.dismissLocked(e)
-	}
-	keep := granted && e.state == held
-	if !keep {
-		// should the removal fail here, it is tried again
-		e.state, e.leaving = expired, true
-		b.scheduleLocked(e, time.Now().Add(reapPause))
-	}
-	b.mu.Unlock()
-	if keep {
-		return nil
-	}
-	if err := b.remove(ctx, []*entry{e}); err != nil {
-		return b.fail("stop waiting for", w.key, err)
-	}
-	return nil
 }
