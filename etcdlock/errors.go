@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/hasplock/hasp/backend"
@@ -49,6 +50,7 @@ func (s server) describe(ctx context.Context, err error) (_ error, unknown bool)
 		msg, unknown = "is out of space (alarm NOSPACE): compact and defragment it, raise --quota-backend-bytes, then disarm the alarm", true
 	case is(err, rpctypes.ErrPermissionDenied):
 		msg = fmt.Sprintf("denies permission to user %q: its role has to grant readwrite on prefix %q", s.user, s.prefix)
+		err = &deniedError{err}
 	case is(err, rpctypes.ErrAuthFailed):
 		msg = fmt.Sprintf("refuses the password of user %q", s.user)
 	case is(err, rpctypes.ErrUserEmpty):
@@ -81,6 +83,21 @@ func (s server) describe(ctx context.Context, err error) (_ error, unknown bool)
 		err = fmt.Errorf("%w: %w", err, ce)
 	}
 	return err, unknown
+}
+
+// deniedError is etcd's word that a user lacks a right. It matches fs.ErrPermission.
+type deniedError struct{ cause error }
+
+func (e *deniedError) Error() string   { return e.cause.Error() }
+func (e *deniedError) Unwrap() []error { return []error{fs.ErrPermission, e.cause} }
+
+// withCause adds to an error why ctx has ended, if its caller has said so: what says
+// that a dial or a request was cancelled does not.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 // electing tells whether err is etcd's own word that it has no leader now.

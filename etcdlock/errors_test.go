@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -53,6 +54,9 @@ func TestDescribe(t *testing.T) {
 		err, unknown := s.describe(context.Background(), tc.err)
 		if unknown != tc.unknown {
 			t.Errorf("%v: unknown outcome %v, want %v", tc.err, unknown, tc.unknown)
+		}
+		if denied := errors.Is(tc.err, rpctypes.ErrPermissionDenied) || errors.Is(tc.err, rpctypes.ErrGRPCPermissionDenied); errors.Is(err, fs.ErrPermission) != denied {
+			t.Errorf("%v: matches fs.ErrPermission: %v", tc.err, !denied)
 		}
 		if !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "h1:2379") {
 			t.Errorf("%v: described as %q", tc.err, err)

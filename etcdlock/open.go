@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -99,7 +100,7 @@ func (b *Backend) examineElected(ctx context.Context) error {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil && before != nil:
-			return before // it says more than that time ran out
+			return withCause(ctx, before) // it says more than that time ran out
 		case !electing(err):
 			return err
 		}
@@ -107,7 +108,7 @@ func (b *Backend) examineElected(ctx context.Context) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return before
+			return withCause(ctx, before)
 		}
 	}
 }
@@ -124,14 +125,14 @@ func probe(ctx context.Context, cfg clientv3.Config) error {
 	defer client.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	tries, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan error, len(cfg.Endpoints))
 	for _, ep := range cfg.Endpoints {
 		wg.Go(func() {
-			err := knock(ctx, ep, cfg.TLS)
+			err := knock(tries, ep, cfg.TLS)
 			if err == nil {
-				_, err = client.Status(ctx, ep)
+				_, err = client.Status(tries, ep)
 				switch code(err) {
 				case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
 					if err != nil {
@@ -155,7 +156,7 @@ func probe(ctx context.Context, cfg clientv3.Config) error {
 		}
 		errs = append(errs, err)
 	}
-	return backend.Unavailable(errors.Join(errs...))
+	return backend.Unavailable(withCause(ctx, errors.Join(errs...)))
 }
 
 // knock connects to an endpoint and hangs up. etcd's client would try until ctx
@@ -201,13 +202,24 @@ func parseURL(u *url.URL) (config, error) {
 	if secure {
 		scheme = "https://"
 	}
+	if strings.Contains(u.Host, "@") || strings.Contains(more, "@") {
+		// What stands before it may be a password, and is not repeated.
+		return cfg, errors.New("an endpoint has an @: user and password are given once, before the first host, " +
+			"and are for all endpoints: want etcd://user:password@host:2379/prefix?endpoints=host:2379")
+	}
+	n := 0
 	for _, h := range append(strings.Split(u.Host, ","), strings.Split(more, ",")...) {
 		if h == "" {
 			continue
 		}
+		n++
 		host, err := hostPort(h)
 		if err != nil {
-			return cfg, err
+			at := fmt.Sprintf("endpoint %d of the URL", n)
+			if !strings.Contains(more, ":") { // else it may be a user's name, and a password
+				at = fmt.Sprintf("endpoint %q", h)
+			}
+			return cfg, fmt.Errorf("%s: %w", at, err)
 		}
 		cfg.client.Endpoints = append(cfg.client.Endpoints, scheme+host)
 	}
@@ -236,16 +248,21 @@ func parseURL(u *url.URL) (config, error) {
 	return cfg, nil
 }
 
-// hostPort adds the default port.
+var errEndpoint = errors.New("want host:port, with a port from 1 to 65535")
+
+// hostPort checks an endpoint, and adds the default port. Its errors do not repeat it.
 func hostPort(h string) (string, error) {
-	if _, _, err := net.SplitHostPort(h); err == nil {
-		return h, nil
+	host, port, err := net.SplitHostPort(h)
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(h, "["), "]"), defaultPort
+		if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+			return "", errEndpoint
+		}
 	}
-	bare := strings.TrimSuffix(strings.TrimPrefix(h, "["), "]")
-	if strings.ContainsAny(bare, "/@?#[] ") || strings.Contains(bare, ":") && net.ParseIP(bare) == nil {
-		return "", fmt.Errorf("endpoint %q: want host:port", h)
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@?#[] ") {
+		return "", errEndpoint
 	}
-	return net.JoinHostPort(bare, defaultPort), nil
+	return net.JoinHostPort(host, port), nil
 }
 
 func tlsConfig(cacert, cert, key string, insecure bool) (*tls.Config, error) {

@@ -1,6 +1,9 @@
 package etcdlock
 
 import (
+	"context"
+	"errors"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -8,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hasplock/hasp/backend"
 )
 
 func TestParseURL(t *testing.T) {
@@ -68,6 +73,12 @@ func TestParseURLRefuses(t *testing.T) {
 		{"etcd://h1/?insecure=perhaps", "insecure"},
 		{"etcd://u@h1/", "password"},
 		{"etcd://h1/?endpoints=a/b", `endpoint "a/b"`},
+		{"etcd://h1/?endpoints=h2:2379,h3:http", "endpoint 3 of the URL"},
+		{"etcd://h1/?endpoints=h2:0", "port from 1 to 65535"},
+		{"etcd://h1/?endpoints=h2:65536", "port from 1 to 65535"},
+		{"etcd://h1/?endpoints=a/b:1", "host:port"},
+		{"etcd://h1/?endpoints=:1", "host:port"},
+		{"etcd://u:p@h1/?endpoints=u:p@h2", "once, before the first host"},
 		{"etcds://h1/?cert=x", "belong together"},
 		{"etcds://h1/?cacert=" + empty, "no certificate"},
 		{"etcds://h1/?cacert=/no/such/file", "/no/such/file"},
@@ -157,5 +168,74 @@ func TestWholeSeconds(t *testing.T) {
 		if got := wholeSeconds(d); got != want {
 			t.Errorf("%v: %d s, want %d", d, got, want)
 		}
+	}
+}
+
+// No form of a URL, documented or mistaken, makes an error that shows the password.
+func TestOpenHidesPassword(t *testing.T) {
+	const secret = "s3cret"
+	for _, raw := range []string{
+		"etcd://user:s3cret@127.0.0.1:1/p?timeout=2s",
+		"etcd://user:s3cret@127.0.0.1:1,127.0.0.1:1/p?timeout=2s&endpoints=127.0.0.1:1",
+		"etcd://:s3cret@127.0.0.1:1/",
+		"etcd://s3cret@127.0.0.1:1/",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=user:s3cret@127.0.0.1:1",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=user:s3cret@127.0.0.1",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=user%3As3cret%40127.0.0.1:1",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=etcd://user:s3cret@127.0.0.1:1",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=user:pass,s3cret@127.0.0.1:1",
+		"etcd://127.0.0.1:1/?timeout=2s&endpoints=user:12,s3cret/x@127.0.0.1:1",
+		"etcd://user:pw@127.0.0.1:1,user:s3cret@127.0.0.1:1/?timeout=2s",
+		"etcd://127.0.0.1:1,user:s3cret/?timeout=2s",
+		"etcd://user:s3cret/@127.0.0.1:1/?timeout=2s",
+	} {
+		for _, scheme := range []string{"etcd:", "etcds:"} {
+			raw := scheme + strings.TrimPrefix(raw, "etcd:")
+			b, err := backend.Open(t.Context(), raw)
+			if err == nil {
+				t.Errorf("%s: opened", raw)
+				_ = b.Close()
+				continue
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("%s: %v", raw, err)
+			}
+		}
+	}
+	// Here backend.Open cannot tell that something is a password, and repeats the URL.
+	for _, endpoints := range []string{"h1:1,user:s3cret", "user:12,s3cret/x", "h1,user:1:s3cret", "user/s3cret:1"} {
+		u := &url.URL{Scheme: "etcd", Host: "h1", RawQuery: url.Values{"endpoints": {endpoints}}.Encode()}
+		if _, err := parseURL(u); err == nil || strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+}
+
+type departure struct{ by string }
+
+func (d *departure) Error() string { return "ended by " + d.by }
+
+// Who cancels with a cause finds it in what Open returns.
+func TestOpenTellsCause(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			cancel(&departure{"the test"}) // it has been reached, and does not answer
+		}
+	}()
+	_, err = backend.Open(ctx, "etcd://"+silent.Addr().String()+"/")
+	var cause *departure
+	if !errors.As(err, &cause) || !errors.Is(err, backend.ErrUnavailable) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package etcdtest_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"testing"
 	"time"
 
@@ -190,4 +191,16 @@ func TestOldServerWithUsers(t *testing.T) {
 			mustFail(t, 5*time.Second, do, false, "3.4", "expired", "by URL", "3.5")
 		})
 	}
+}
+
+// A user who may not do what locks need is told so, as by a file system.
+func TestPermissionDenied(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	addUsers(t, srv.Client())
+	ctx := testContext(t)
+	b, err := backend.Open(ctx, "etcd://alice:secret@"+srv.Addr()+"/other")
+	if err == nil {
+		_ = b.Close()
+	}
+	mustBe(t, "opening under a prefix that is not the user's", err, fs.ErrPermission)
 }
