@@ -2,6 +2,7 @@ package etcdlock
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -44,6 +45,7 @@ const listPage = 1000
 
 // List implements [backend.Lister]. It reads page by page at one revision, so
 // the answer is how things stood at one moment. Record.Remaining is left out.
+// What cannot be read is listed as Unknown.
 func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, error) {
 	const op = "list"
 	if err := b.enter(op, prefix); err != nil {
@@ -55,16 +57,11 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 	var owner *mvccpb.KeyValue
 	var waiting, rev int64
 	last := ""
-	flush := func() error {
-		if owner == nil {
-			return nil
-		}
-		rec, err := b.record(owner, waiting)
-		if err == nil {
-			recs = append(recs, rec)
+	flush := func() {
+		if owner != nil {
+			recs = append(recs, b.listed(last, owner, waiting))
 		}
 		owner, waiting = nil, 0
-		return err
 	}
 	for {
 		resp, err := b.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(rev))
@@ -74,14 +71,11 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 		rev = resp.Header.Revision
 		for _, kv := range resp.Kvs {
 			key, ok := b.names.keyOf(string(kv.Key))
-			if !ok {
-				_, err := b.record(kv, 0)
-				return nil, b.fail(op, prefix, err)
+			if !ok { // it is in nobody's queue
+				key = strings.TrimPrefix(string(kv.Key), b.names.locks())
 			}
-			if owner != nil && key != last {
-				if err := flush(); err != nil {
-					return nil, b.fail(op, prefix, err)
-				}
+			if key != last || !ok {
+				flush()
 			}
 			last = key
 			switch {
@@ -92,14 +86,24 @@ func (b *Backend) List(ctx context.Context, prefix string) ([]backend.Record, er
 			default:
 				waiting++
 			}
+			if !ok {
+				flush()
+			}
 		}
 		if !resp.More {
 			break
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
-	if err := flush(); err != nil {
-		return nil, b.fail(op, prefix, err)
-	}
+	flush()
 	return recs, nil
+}
+
+// listed describes what is under a key: the others can be told if this cannot.
+func (b *Backend) listed(key string, owner *mvccpb.KeyValue, waiting int64) backend.Record {
+	rec, err := b.record(owner, waiting)
+	if err != nil {
+		return backend.Record{Key: key, State: backend.Unknown, Note: backend.Text(err)}
+	}
+	return rec
 }
