@@ -212,15 +212,18 @@ func (b *Backend) moveOne(ctx context.Context, e *entry, l *lease) error {
 // they were raised since the entry was put, they are written anew with it.
 func (b *Backend) grant(ctx context.Context, e *entry, c backend.Claim, bs bases) (backend.Grant, error) {
 	for {
-		token, err := tokenOf(bs.sum(), e.rev)
+		b.mu.Lock()
+		rev, base := e.rev, e.base
+		b.mu.Unlock()
+		token, err := tokenOf(bs.sum(), rev)
 		floor := max(bs.floor(), c.TokenFloor)
-		if err == nil && token > floor && e.base == bs.sum() {
+		if err == nil && token > floor && base == bs.sum() {
 			return b.granted(e, c, token)
 		}
 		next := bs
 		var puts []clientv3.Op
 		if err == nil && token <= floor {
-			next, puts, err = b.tokens.lift(e.key, bs, e.rev, floor)
+			next, puts, err = b.tokens.lift(e.key, bs, rev, floor)
 		}
 		if err != nil {
 			if rerr := b.remove(ctx, []*entry{e}); rerr != nil {
@@ -233,7 +236,7 @@ func (b *Backend) grant(ctx context.Context, e *entry, c backend.Claim, bs bases
 		b.mu.Unlock()
 		v := newValue(c, ttl, next.sum()).encode()
 		puts = append(puts, clientv3.OpPut(e.name, v, clientv3.WithIgnoreLease()))
-		resp, err := b.txn(ctx, append(b.names.unchanged(e.key, bs), exists(e.name, e.rev)), puts,
+		resp, err := b.txn(ctx, append(b.names.unchanged(e.key, bs), exists(e.name, rev)), puts,
 			append(b.names.readBases(e.key), clientv3.OpGet(e.name, clientv3.WithKeysOnly())))
 		if err != nil {
 			return backend.Grant{}, backend.Unavailable(b.explain(ctx, err))

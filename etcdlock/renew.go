@@ -160,6 +160,8 @@ func (b *Backend) look(ctx context.Context, rs []renewal) (missing []bool, err e
 	if err != nil {
 		return nil, b.explain(ctx, err)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for j, r := range rs {
 		kvs := resp.Responses[j].GetResponseRange().Kvs
 		missing[j] = len(kvs) == 0 || kvs[0].CreateRevision != r.e.rev
@@ -170,9 +172,11 @@ func (b *Backend) look(ctx context.Context, rs []renewal) (missing []bool, err e
 // allExist tells whether all of at most maxOps entries are there.
 func (b *Backend) allExist(ctx context.Context, rs []renewal) (bool, error) {
 	there := make(cmps, len(rs))
+	b.mu.Lock()
 	for j, r := range rs {
 		there[j] = exists(r.e.name, r.e.rev)
 	}
+	b.mu.Unlock()
 	// A transaction without any operation would be answered from whatever state
 	// the member has; one read makes it linearizable.
 	read := ops{clientv3.OpGet(b.names.base(), clientv3.WithCountOnly())}
@@ -217,39 +221,35 @@ func (b *Backend) entryOf(ctx context.Context, g backend.Grant) (*entry, *lease,
 	case e != nil:
 		return nil, nil, fmt.Errorf("%w: the claim waits and holds nothing", backend.ErrLost)
 	}
-	e, err := b.adoptGrant(ctx, g)
-	if err != nil {
-		return nil, nil, err
-	}
-	return e, e.lease, nil
+	return b.adoptGrant(ctx, g)
 }
 
 // adoptGrant remembers the entry of a grant that another backend made.
-func (b *Backend) adoptGrant(ctx context.Context, g backend.Grant) (*entry, error) {
+func (b *Backend) adoptGrant(ctx context.Context, g backend.Grant) (*entry, *lease, error) {
 	if err := backend.ValidateKey(g.Key); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if g.TTL <= 0 {
-		return nil, fmt.Errorf("%w: the grant has no TTL", backend.ErrLost)
+		return nil, nil, fmt.Errorf("%w: the grant has no TTL", backend.ErrLost)
 	}
 	kv, v, err := b.heldEntry(ctx, g)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	token, err := tokenOf(v.Base, kv.CreateRevision)
 	if err != nil {
-		return nil, errGone
+		return nil, nil, errGone
 	}
 	// the TTL in its value, if the grant is one of those that are short at first
 	l, err := b.current(ctx, b.slotFor(max(g.TTL, v.ttl())))
 	if err != nil {
-		return nil, backend.Unavailable(err)
+		return nil, nil, backend.Unavailable(err)
 	}
 	e := b.trackForeign(g.Key, g.ID, l, kv, v.Base)
 	if _, err := b.granted(e, backend.Claim{Holder: g.Holder}, token); err != nil {
-		return nil, errGone
+		return nil, nil, errGone
 	}
-	return e, nil
+	return e, l, nil
 }
 
 // heldEntry reads the entry by which g holds its key.
