@@ -187,10 +187,14 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 	if err := b.enter(op, key); err != nil {
 		return err
 	}
+	var sent int64 // the entry whose deletion the client library has sent twice
 	for {
 		resp, err := b.get(ctx, b.names.queue(key), clientv3.WithFirstCreate()...)
 		if err != nil {
 			return b.fail(op, key, b.explain(ctx, err))
+		}
+		if sent != 0 && (len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != sent) {
+			return nil
 		}
 		if len(resp.Kvs) == 0 {
 			return b.fail(op, key, backend.ErrNotHeld)
@@ -204,13 +208,16 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			return &backend.HeldError{Record: rec}
 		}
 		// The modification revision, because a new base changes the token.
-		txn, err := b.txn(ctx, cmps{clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)},
+		txn, repeated, err := b.txnOnce(ctx, cmps{clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)},
 			ops{clientv3.OpDelete(string(kv.Key))}, nil)
 		if err != nil {
 			return b.fail(op, key, b.explain(ctx, err))
 		}
 		if txn.Succeeded {
 			return nil
+		}
+		if repeated {
+			sent = kv.CreateRevision
 		}
 	}
 }

@@ -163,3 +163,33 @@ func TestReleaseThatIsRepeated(t *testing.T) {
 		})
 	}
 }
+
+// So does it with a break, which has then broken the lock.
+func TestBreakThatIsRepeated(t *testing.T) {
+	for name, taken := range map[string]bool{"free": false, "another's": true} {
+		t.Run(name, func(t *testing.T) {
+			srv := etcdtest.Start(t, nil)
+			ctx := testContext(t)
+			other := newBackend(t, srv.Client())
+			var repeat atomic.Bool
+			b := newBackend(t, interceptedClient(t, srv, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				err := invoker(ctx, method, req, reply, cc, opts...)
+				if err == nil && deletes(req) && repeat.CompareAndSwap(true, false) {
+					if taken {
+						mustAcquire(t, other, "k", claim(20*time.Second))
+					}
+					return status.Error(codes.DeadlineExceeded, "said by the test")
+				}
+				return err
+			}))
+			g := mustAcquire(t, other, "k", claim(20*time.Second))
+			repeat.Store(true)
+			if err := b.Break(ctx, "k", g.Token); err != nil {
+				t.Error(err)
+			}
+			if repeat.Load() {
+				t.Fatal("nothing was deleted")
+			}
+		})
+	}
+}
