@@ -39,7 +39,7 @@ type entry struct {
 	forgotten bool      // its etcd key is known to be gone
 	foreign   bool      // put by another backend; its name is not this one's
 	leaving   bool      // given up by its claimant: a Release has been sent
-	freed     bool      // by this backend, after it was given up
+	freed     bool      // its etcd key was there, and this backend has deleted it
 	watched   bool      // see loss.go
 	since     time.Time // when it was granted
 	rev       int64     // create revision; 0 while unknown
@@ -187,25 +187,31 @@ func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
 		return err
 	}
 	var ops []clientv3.Op
+	var there []*entry
 	b.mu.Lock()
 	for _, e := range es {
 		if e.rev == 0 {
 			continue // it is not there
 		}
 		ops = append(ops, removal(e))
+		there = append(there, e)
 	}
 	b.mu.Unlock()
+	var resp *clientv3.TxnResponse
 	if len(ops) > 0 {
-		if _, err := b.txn(ctx, nil, ops, nil); err != nil {
+		var err error
+		if resp, err = b.txn(ctx, nil, ops, nil); err != nil {
 			return b.explain(ctx, err)
 		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for i, e := range there {
+		e.freed = e.freed || resp.Responses[i].GetResponseTxn().Succeeded
+	}
 	for _, e := range es {
 		if e.leaving {
 			b.released.add(e.ident())
-			e.freed = true
 		}
 		b.forgetLocked(e)
 	}

@@ -65,12 +65,14 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	known := b.released.has(ident{g.Key, g.ID})
 	// An earlier Release may have done it, and its answer was lost; or this backend
 	// has removed the entry while this call was under way.
-	freed = freed || leaving || e != nil && e.freed
+	if e != nil {
+		e.freed = e.freed || freed
+		freed = freed || leaving || state == held && e.freed
+	}
 	if freed {
 		b.released.add(ident{g.Key, g.ID})
 	}
 	if e != nil {
-		e.freed = freed
 		b.forgetLocked(e)
 	}
 	b.mu.Unlock()
