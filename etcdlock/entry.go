@@ -207,7 +207,7 @@ func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, e := range there {
-		e.freed = e.freed || resp.Responses[i].GetResponseTxn().Succeeded
+		e.freed = e.freed || hasDeleted(resp.Responses[i].GetResponseTxn().Responses)
 	}
 	for _, e := range es {
 		if e.leaving {

@@ -2,9 +2,11 @@ package etcdlock
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -162,4 +164,15 @@ func removal(e *entry) clientv3.Op {
 		otherwise = ops{clientv3.OpTxn(cmps{exists(e.name, e.rev)}, ops{touch}, nil)}
 	}
 	return clientv3.OpTxn(on(e.lease), deletion, otherwise)
+}
+
+// hasDeleted tells whether a removal has found its entry.
+func hasDeleted(answers []*etcdserverpb.ResponseOp) bool {
+	return slices.ContainsFunc(answers, func(a *etcdserverpb.ResponseOp) bool {
+		if txn := a.GetResponseTxn(); txn != nil {
+			return hasDeleted(txn.Responses)
+		}
+		d := a.GetResponseDeleteRange()
+		return d != nil && d.Deleted > 0
+	})
 }
