@@ -73,7 +73,7 @@ func answers(x *trial) {
 
 func (x *trial) optionalAnswers(a, b backend.Backend, g backend.Grant, c backend.Claim) {
 	var err error
-	if n, ok := a.(backend.LossNotifier); ok {
+	if n, ok := backend.AsLossNotifier(a); ok {
 		var cancel func()
 		x.bounded("OnLoss", func(context.Context) { cancel = n.OnLoss(func(string, string) {}) })
 		if cancel == nil {
@@ -82,7 +82,7 @@ func (x *trial) optionalAnswers(a, b backend.Backend, g backend.Grant, c backend
 			x.bounded("cancel of OnLoss", func(context.Context) { cancel() })
 		}
 	}
-	if w, ok := b.(backend.Watcher); ok {
+	if w, ok := backend.AsWatcher(b); ok {
 		var wake <-chan struct{}
 		var stop func(context.Context, bool) error
 		x.bounded("Watch of a held key", func(ctx context.Context) { wake, stop, err = w.Watch(ctx, g.Key, x.claim(x.long())) })
@@ -94,7 +94,7 @@ func (x *trial) optionalAnswers(a, b backend.Backend, g backend.Grant, c backend
 			x.bounded("the end of a watch", func(ctx context.Context) { _ = stop(ctx, false) })
 		}
 	}
-	if r, ok := a.(backend.BatchRenewer); ok {
+	if r, ok := backend.AsBatchRenewer(a); ok {
 		x.bounded("RenewAll of none", func(ctx context.Context) { _ = r.RenewAll(ctx, nil) })
 		x.bounded("RenewAll", func(ctx context.Context) {
 			if rs := r.RenewAll(ctx, []backend.Grant{g}); len(rs) == 1 && rs[0].Err == nil {
@@ -102,13 +102,13 @@ func (x *trial) optionalAnswers(a, b backend.Backend, g backend.Grant, c backend
 			}
 		})
 	}
-	if _, ok := b.(backend.Lister); ok {
+	if backend.Has(b, backend.CapList) {
 		x.bounded("List", func(ctx context.Context) { _, _ = backend.List(ctx, b, g.Key) })
 	}
-	if _, ok := b.(backend.TokenRaiser); ok {
+	if backend.Has(b, backend.CapRaiseToken) {
 		x.bounded("RaiseToken", func(ctx context.Context) { _ = backend.RaiseToken(ctx, b, g.Key, 1) })
 	}
-	if _, ok := b.(backend.Breaker); ok {
+	if backend.Has(b, backend.CapBreak) {
 		x.bounded("Break with another token", func(ctx context.Context) { _ = backend.Break(ctx, b, g.Key, g.Token+1) })
 	}
 }

@@ -34,21 +34,21 @@ func closed(x *trial) {
 	check("Release", a.Release(x.ctx, g))
 	_, err = a.Inspect(x.ctx, key)
 	check("Inspect", err)
-	if _, ok := a.(backend.Breaker); ok {
+	if backend.Has(a, backend.CapBreak) {
 		check("Break", backend.Break(x.ctx, a, key, g.Token))
 	}
-	if _, ok := a.(backend.Lister); ok {
+	if backend.Has(a, backend.CapList) {
 		_, err := backend.List(x.ctx, a, x.prefix())
 		check("List", err)
 	}
-	if _, ok := a.(backend.TokenRaiser); ok {
+	if backend.Has(a, backend.CapRaiseToken) {
 		check("RaiseToken", backend.RaiseToken(x.ctx, a, key, 1))
 	}
-	if w, ok := a.(backend.Watcher); ok {
+	if w, ok := backend.AsWatcher(a); ok {
 		_, _, err := w.Watch(x.ctx, key, x.claim(x.ttl()))
 		check("Watch", err)
 	}
-	if r, ok := a.(backend.BatchRenewer); ok {
+	if r, ok := backend.AsBatchRenewer(a); ok {
 		for _, one := range r.RenewAll(x.ctx, []backend.Grant{g}) {
 			check("RenewAll", one.Err)
 		}

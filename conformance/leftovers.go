@@ -45,7 +45,7 @@ func (x *trial) life(ctx context.Context) {
 	time.Sleep(x.ttl() / 4)
 	_ = lease.Release(ctx)
 	<-got
-	if _, ok := raw.(backend.Breaker); ok {
+	if backend.Has(raw, backend.CapBreak) {
 		if lease, err = a.Acquire(ctx, key); err == nil {
 			_ = backend.Break(ctx, raw, key, lease.Token())
 			_ = lease.Release(ctx)
@@ -57,12 +57,12 @@ func (x *trial) life(ctx context.Context) {
 			_ = lease.Release(ctx)
 		}
 	}
-	if w, ok := raw.(backend.Watcher); ok {
+	if w, ok := backend.AsWatcher(raw); ok {
 		if _, stop, err := w.Watch(ctx, key, x.claim(x.ttl())); err == nil {
 			_ = stop(ctx, false)
 		}
 	}
-	if n, ok := raw.(backend.LossNotifier); ok {
+	if n, ok := backend.AsLossNotifier(raw); ok {
 		n.OnLoss(func(string, string) {})()
 	}
 	// left to Close

@@ -105,16 +105,16 @@ func partitionPrompt(x *trial) {
 		"Release": func(ctx context.Context) { _ = a.Release(ctx, spare) },
 		"Inspect": func(ctx context.Context) { _, _ = a.Inspect(ctx, g.Key) },
 	}
-	if _, ok := a.(backend.Breaker); ok {
+	if backend.Has(a, backend.CapBreak) {
 		calls["Break"] = func(ctx context.Context) { _ = backend.Break(ctx, a, g.Key, g.Token+1) }
 	}
-	if _, ok := a.(backend.Lister); ok {
+	if backend.Has(a, backend.CapList) {
 		calls["List"] = func(ctx context.Context) { _, _ = backend.List(ctx, a, g.Key) }
 	}
-	if _, ok := a.(backend.TokenRaiser); ok {
+	if backend.Has(a, backend.CapRaiseToken) {
 		calls["RaiseToken"] = func(ctx context.Context) { _ = backend.RaiseToken(ctx, a, g.Key, 1) }
 	}
-	if r, ok := a.(backend.BatchRenewer); ok {
+	if r, ok := backend.AsBatchRenewer(a); ok {
 		calls["RenewAll"] = func(ctx context.Context) { _ = r.RenewAll(ctx, []backend.Grant{g}) }
 	}
 	heal := x.cut(a)

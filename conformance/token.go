@@ -125,7 +125,7 @@ func tokenFloorTakeover(x *trial) {
 	claimed, raised := x.holdSilently(a, x.key(), x.ttl()), x.holdSilently(a, x.key(), x.ttl())
 	const ahead = 1 << 59
 	raises := false
-	if _, ok := b.(backend.TokenRaiser); ok {
+	if backend.Has(b, backend.CapRaiseToken) {
 		raises = true
 		if err := backend.RaiseToken(x.ctx, b, raised.Key, ahead); err != nil {
 			x.restf("token-raised", "RaiseToken gave %q", err)
@@ -178,7 +178,7 @@ func tokenAhead(x *trial) {
 	}
 	next(g.Key, g.Token, "across a withdrawal")
 
-	if _, ok := b.(backend.Breaker); ok {
+	if backend.Has(b, backend.CapBreak) {
 		g := first(x.key(), x.long())
 		last := g.Token
 		for range 3 {

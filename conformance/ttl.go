@@ -111,16 +111,16 @@ func staleUntouched(x *trial) {
 		}},
 		{"Release by another claim", func(s silent) { _ = b.Release(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token}) }},
 	}
-	if _, ok := b.(backend.Breaker); ok {
+	if backend.Has(b, backend.CapBreak) {
 		things = append(things, thing{"Break with another token", func(s silent) { _ = backend.Break(x.ctx, b, s.Key, s.Token+1) }})
 	}
-	if _, ok := b.(backend.Lister); ok {
+	if backend.Has(b, backend.CapList) {
 		things = append(things, thing{"List", func(s silent) { _, _ = backend.List(x.ctx, b, s.Key) }})
 	}
-	if _, ok := b.(backend.TokenRaiser); ok {
+	if backend.Has(b, backend.CapRaiseToken) {
 		things = append(things, thing{"RaiseToken", func(s silent) { _ = backend.RaiseToken(x.ctx, b, s.Key, s.Token+10) }})
 	}
-	if w, ok := b.(backend.Watcher); ok {
+	if w, ok := backend.AsWatcher(b); ok {
 		things = append(things, thing{"watches", func(s silent) {
 			if _, stop, err := w.Watch(x.ctx, s.Key, x.claim(x.long())); err == nil {
 				_ = stop(x.ctx, false)

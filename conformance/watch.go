@@ -85,7 +85,7 @@ func waitWokenAlways(x *trial) {
 		{"Release", 24, func(g backend.Grant) error { return a.Release(x.ctx, g) }},
 		{"a withdrawal", 3, func(g backend.Grant) error { return d.Release(x.ctx, backend.Grant{Key: g.Key, ID: g.ID}) }},
 	}
-	if _, ok := d.(backend.Breaker); ok {
+	if backend.Has(d, backend.CapBreak) {
 		ways = append(ways, way{"Break", 3, func(g backend.Grant) error { return backend.Break(x.ctx, d, g.Key, g.Token) }})
 	}
 	keys := []string{x.key(), x.key(), x.key()}

@@ -41,10 +41,10 @@ func errorWords(x *trial) {
 		check("Release of a key "+state, by.Release(x.ctx, strange))
 		_, err = by.Inspect(x.ctx, key)
 		check("Inspect of a key "+state, err)
-		if _, ok := by.(backend.Breaker); ok {
+		if backend.Has(by, backend.CapBreak) {
 			check("Break of a key "+state, backend.Break(x.ctx, by, key, g.Token+1))
 		}
-		if r, ok := by.(backend.BatchRenewer); ok {
+		if r, ok := backend.AsBatchRenewer(by); ok {
 			for _, one := range r.RenewAll(x.ctx, []backend.Grant{strange}) {
 				check("RenewAll of a key "+state, one.Err)
 			}
