@@ -76,15 +76,15 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 					runtime.Gosched() // a timer is too coarse
 				}
 			}
-			wg.Go(func() {
+			x.spawn(&wg, func() {
 				after(max(0, -off))
 				_ = old(s)
 			})
-			wg.Go(func() {
+			x.spawn(&wg, func() {
 				after(max(0, off))
 				_ = d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
 			})
-			wg.Go(func() {
+			x.spawn(&wg, func() {
 				<-start
 				if next, ok := x.eager(b, key, 0, time.Now().Add(x.soon()+x.ttl())); ok {
 					mu.Lock()
@@ -112,7 +112,7 @@ func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
 	var wg sync.WaitGroup
 	for i := range held {
 		key := x.key()
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			s := silent{asked: time.Now()}
 			var err error
 			if s.Grant, err = x.attempt(a, key, x.claim(x.ttl())); err != nil {
@@ -130,7 +130,7 @@ func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
 	var got []contested
 	for i, s := range held {
 		until := s.answered.Add(2*s.TTL + x.slack(s.answered))
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			x.sleepOr(time.Until(s.asked.Add(s.TTL * 95 / 100)))
 			if next, ok := x.eager(b, s.Key, x.poll()/10, until); ok {
 				mu.Lock()
@@ -138,7 +138,7 @@ func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
 				mu.Unlock()
 			}
 		})
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			// around the moment, some before and some after it
 			off := time.Duration(i-keys/2) * 300 * time.Microsecond
 			x.sleepOr(time.Until(s.asked.Add(s.TTL + off)))

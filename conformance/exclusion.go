@@ -57,7 +57,7 @@ func (x *trial) race(bs []backend.Backend, key string) []backend.Grant {
 	var wg sync.WaitGroup
 	start := make(chan struct{})
 	for _, b := range bs {
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			c := x.claim(x.long())
 			<-start
 			g, err := x.attempt(b, key, c)
@@ -131,7 +131,7 @@ func clientConcurrent(x *trial) {
 	var wg sync.WaitGroup
 	for range 32 {
 		key := x.key()
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			g, err := x.attempt(b, key, x.claim(x.long()))
 			if err == nil {
 				g, err = b.Renew(x.ctx, g)
@@ -165,7 +165,7 @@ func noLostUpdate(x *trial) {
 	for range clients {
 		l := x.locker(func(o *hasp.Options) { o.TTL = 4 * x.steady() })
 		for range each {
-			wg.Go(func() {
+			x.spawn(&wg, func() {
 				for range rounds {
 					err := hasp.Do(x.ctx, l, key, func(_ context.Context, _ *hasp.Lease) error {
 						n := counter.Load()

@@ -117,7 +117,7 @@ func historyClients(x *trial) {
 			o.MaxWait = x.wait()
 			o.Owner = fmt.Sprintf("client-%d", i+1)
 		})
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			for round := range rounds {
 				by, silent := l, round == 1 && i < 2
 				if silent {

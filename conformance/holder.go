@@ -184,7 +184,7 @@ func lastMoments(x *trial, a, b backend.Backend) {
 	var wg sync.WaitGroup
 	for range keys {
 		s := x.holdSilently(a, x.key(), ttl)
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			c := x.claim(x.long())
 			x.sleep(time.Until(s.asked.Add(ttl / 2)))
 			for {

@@ -141,7 +141,7 @@ func (x *trial) each(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	for range 16 {
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			for i := int(next.Add(1) - 1); i < n && !x.failed() && x.ctx.Err() == nil; i = int(next.Add(1) - 1) {
 				f(i)
 			}

@@ -19,7 +19,7 @@ var leftoverRules = []Rule{
 // expired, taken over, broken, inspected, verified, closed.
 func (x *trial) life(ctx context.Context) {
 	opts := &hasp.Options{TTL: x.ttl(), RetryInterval: x.poll(), MaxRetries: hasp.Unlimited, MaxWait: x.wait()}
-	a, b := hasp.New(x.client(), opts), hasp.New(x.client(), opts)
+	a, b := hasp.New(guarded{x.client(), x}, opts), hasp.New(guarded{x.client(), x}, opts)
 	raw := x.client()
 	defer raw.Close()
 	defer b.Close()

@@ -125,7 +125,7 @@ func partitionPrompt(x *trial) {
 		var wg sync.WaitGroup
 		begun := time.Now()
 		for what, call := range calls {
-			wg.Go(func() {
+			x.spawn(&wg, func() {
 				ctx, cancel := with()
 				defer cancel()
 				call(ctx)

@@ -315,7 +315,10 @@ func (s *suite) clean(x *trial) {
 	go func() {
 		defer close(done)
 		for i := len(fs) - 1; i >= 0; i-- {
-			fs[i](ctx)
+			func() {
+				defer x.recovered()
+				fs[i](ctx)
+			}()
 		}
 	}()
 	select {

@@ -213,7 +213,7 @@ func (x *trial) lockerOn(b backend.Backend, change func(*hasp.Options)) hasp.Loc
 	if change != nil {
 		change(o)
 	}
-	l := hasp.New(b, o)
+	l := hasp.New(guarded{b, x}, o)
 	x.cleanup(func(context.Context) { _ = l.Close() })
 	return l
 }
@@ -408,6 +408,7 @@ func (x *trial) returns(within time.Duration, what string, f func()) {
 	begun := time.Now()
 	go func() {
 		defer close(done)
+		defer x.recovered()
 		f()
 	}()
 	timer := time.NewTimer(within)

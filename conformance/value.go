@@ -350,7 +350,7 @@ func valueConcurrent(x *trial) {
 	var wg sync.WaitGroup
 	for i := range 32 {
 		key := x.key()
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			g, err := x.attempt(b, key, x.claim(x.long()))
 			for n := uint64(1); n <= 4 && err == nil; n++ {
 				v := text(g, n, strings.Repeat(fmt.Sprint("value ", i, n), 50))

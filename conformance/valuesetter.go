@@ -122,14 +122,14 @@ func valueAtExpiry(x *trial) {
 		v := text(s.Grant, 1, "at the last moment")
 		var setErr error
 		set := make(chan struct{})
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			defer close(set)
 			if !x.pause(time.Until(at)) {
 				return
 			}
 			_, setErr = backend.SetValue(x.ctx, as[i%3], s.Grant, v)
 		})
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			b, c := bs[i%3], x.claim(x.long())
 			if !x.pause(time.Until(s.asked.Add(s.TTL * 9 / 10))) {
 				return
@@ -329,7 +329,7 @@ func valueWhole(x *trial) {
 	var wg sync.WaitGroup
 	var reads atomic.Int64
 	for _, b := range x.clients(3) {
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			var last uint64
 			for !over.Load() && !x.failed() {
 				atLeast := max(set.Load(), last)

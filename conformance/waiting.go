@@ -368,7 +368,7 @@ func noStarvation(x *trial) {
 	defer cancel()
 	for i := range n {
 		l := x.locker(func(o *hasp.Options) { o.TTL = 4 * x.steady() })
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			for round := range rounds {
 				begun := time.Now()
 				err := hasp.Do(ctx, l, key, func(context.Context, *hasp.Lease) error {
@@ -406,7 +406,7 @@ func fairOrder(x *trial) {
 		// each is waiting before the next one comes
 		got, _ := x.waiter(x.ctx, key, hourly)
 		want = append(want, i)
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			select {
 			case w := <-got:
 				if w.err != nil {

@@ -146,7 +146,7 @@ func (x *trial) served(all []*watching, what string) {
 	ctx, giveUp := context.WithCancel(x.ctx)
 	defer giveUp()
 	for _, w := range all {
-		wg.Go(func() {
+		x.spawn(&wg, func() {
 			g, ok := w.get(ctx)
 			if !ok {
 				w.end(false)
