@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,9 @@ type Config struct {
 	// Default: this program, which must call Main or WorkerMain at its start.
 	WorkerCommand []string
 
-	brief bool // for the tests of the suite: less contention
+	// for the tests of the suite
+	brief      bool          // less contention
+	openWithin time.Duration // openTime
 }
 
 // resolve fills in the defaults and finds mistakes.
@@ -97,15 +100,53 @@ func (c *Config) resolve(ctx context.Context) ([]backend.Capability, error) {
 	if c.MinTTL < 10*time.Millisecond || c.Slack < 0 {
 		return nil, fmt.Errorf("conformance: MinTTL %v or Slack %v is too short to be measured", c.MinTTL, c.Slack)
 	}
-	b, err := c.Open(ctx)
+	caps, err := c.capabilities(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("conformance: %s cannot be opened: %w", c.Name, err)
-	}
-	caps := backend.Capabilities(b)
-	if err := b.Close(); err != nil {
-		return nil, fmt.Errorf("conformance: %s was opened and cannot be closed: %w", c.Name, err)
+		return nil, err
 	}
 	return caps, c.checkLacks(caps)
+}
+
+// openTime is how long opening a client, to see what it can do, may take, and closing it.
+const openTime = 30 * time.Second
+
+// capabilities opens a client and closes it again, to see what it can do. A store that
+// is not there is not waited for without end, also by an Open that heeds no context.
+func (c *Config) capabilities(ctx context.Context) ([]backend.Capability, error) {
+	var b backend.Backend
+	if err := c.inTime(ctx, "opened", func(ctx context.Context) (err error) { b, err = c.Open(ctx); return err }); err != nil {
+		return nil, err
+	}
+	caps := backend.Capabilities(b)
+	if err := c.inTime(ctx, "closed", func(context.Context) error { return b.Close() }); err != nil {
+		return nil, err
+	}
+	return caps, nil
+}
+
+func (c *Config) inTime(ctx context.Context, what string, f func(context.Context) error) error {
+	within := cmp.Or(c.openWithin, openTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("within %v: is it there?", within))
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done: // it heeds its context
+		case <-time.After(time.Second):
+			err = ctx.Err()
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("conformance: %s cannot be %s %w (%w)", c.Name, what, context.Cause(ctx), err)
+	}
+	return fmt.Errorf("conformance: %s cannot be %s: %w", c.Name, what, err)
 }
 
 // checkLacks finds declarations that say nothing, or what is not so.
