@@ -56,7 +56,7 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 	var got []contested
 	var usual time.Duration // that a request takes
 	for range 3 {
-		g := x.acquire(a, x.key(), x.ttl())
+		g := x.acquire(a, x.key(), x.long())
 		begun := time.Now()
 		x.release(a, g)
 		usual = max(usual, time.Since(begun))

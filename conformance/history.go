@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -168,11 +169,18 @@ func (x *trial) contendOnce(l hasp.Locker, key, who string, silent bool, rnd *ra
 	if now := clock(); lease.Err() == nil {
 		h.Until = now
 	}
-	x.hold(h)
-	if err := lease.Release(x.ctx); err != nil && h.End != "lost" && x.s.stalls.since(x.start) == 0 {
-		return fmt.Errorf("release %v after Acquire: %w", backend.Round(time.Duration(clock()-from)), err)
+	deadline := lease.Deadline()
+	err = lease.Release(x.ctx)
+	switch {
+	case err == nil, h.End == "lost", x.s.stalls.since(x.start) > 0:
+		err = nil
+	case errors.Is(err, hasp.ErrLost) && time.Now().After(deadline):
+		h.End, err = "lost", nil // the store stood still, or was as slow as that
+	default:
+		err = fmt.Errorf("release %v after Acquire: %w", backend.Round(time.Duration(clock()-from)), err)
 	}
-	return nil
+	x.hold(h)
+	return err
 }
 
 func historyProcesses(x *trial) {

@@ -132,7 +132,11 @@ func renewBatch(x *trial) {
 		key := x.key()
 		g := backend.Grant{Key: key, ID: rand.Text(), Token: 1, TTL: x.ttl()}
 		if k != "never granted" {
-			g = x.acquire(a, key, x.ttl())
+			ttl := x.ttl()
+			if k != "live" {
+				ttl = x.long()
+			}
+			g = x.acquire(a, key, ttl)
 		}
 		if k == "released" || k == "taken by another" {
 			x.release(a, g)

@@ -309,7 +309,7 @@ func waitTakeover(x *trial) {
 	}
 	// One that comes late looks again after a second, as it always does; what it is
 	// told then has to say how much is left, and not how much there was.
-	l := x.holdSilently(a, x.key(), max(x.ttl(), x.cfg.Slack+2200*time.Millisecond))
+	l := x.holdSilently(a, x.key(), max(x.ttl(), x.cfg.Slack+3*time.Second))
 	got, _ := x.waiter(x.ctx, s.Key, hourly)
 	x.sleep(time.Until(l.asked.Add(l.TTL - 1600*time.Millisecond)))
 	late, _ := x.waiter(x.ctx, l.Key, hourly)
@@ -325,7 +325,7 @@ func waitTakeover(x *trial) {
 	if early := w.at.Sub(s.asked); early < s.TTL {
 		x.restf("stale-not-before-ttl", "a waiter took over after %v of a TTL of %v", early, s.TTL)
 	}
-	x.granted(late, max(0, time.Until(l.answered.Add(l.TTL+x.slack(l.answered)+500*time.Millisecond))),
+	x.granted(late, max(0, time.Until(l.answered.Add(l.TTL+x.slack(l.answered)+1500*time.Millisecond))),
 		fmt.Sprintf("a waiter that came %v before a silent holder's TTL of %v had run out", 1600*time.Millisecond, l.TTL))
 }
 
