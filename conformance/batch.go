@@ -13,6 +13,7 @@ import (
 var batchRules = []Rule{
 	{ID: "renew-batch-order", Statement: "the answers of a batch are in the order of its grants, whatever became of each", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-after-release"}, run: renewBatchOrder},
 	{ID: "renew-batch-many", Statement: "a batch of hundreds renews every one of them", needs: []backend.Capability{backend.CapBatchRenew}, phase: busy, rests: []string{"renew-batch", "renew-extends"}, run: renewBatchMany},
+	{ID: "renew-batch-ttls", Statement: "a batch gives each of its grants its own TTL, in whatever order they come", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-extends", "stale-not-before-ttl", "stale-after-ttl"}, run: renewBatchTTLs},
 	{ID: "list-many", Statement: "List returns every one of hundreds of held keys, in byte order", needs: []backend.Capability{backend.CapList}, phase: busy, rests: []string{"list-exact"}, run: listMany},
 }
 
@@ -124,4 +125,60 @@ func listMany(x *trial) {
 		}
 	}
 	x.each(n, func(i int) { _ = a.Release(x.ctx, gs[i]) })
+}
+
+func renewBatchTTLs(x *trial) {
+	a, b := x.client(), x.client()
+	ttl := x.ttl()
+	var all []silent
+	for _, ttls := range [][]time.Duration{{ttl, 2 * ttl, x.long()}, {x.long(), 2 * ttl, ttl}} {
+		gs := make([]backend.Grant, len(ttls))
+		first := time.Now()
+		for i, d := range ttls {
+			gs[i] = x.acquire(a, x.key(), d)
+		}
+		asked := time.Now()
+		rs := a.(backend.BatchRenewer).RenewAll(x.ctx, gs)
+		answered := time.Now()
+		if len(rs) != len(gs) {
+			x.failf("a batch of %d has %d answers", len(gs), len(rs))
+		}
+		for i, r := range rs {
+			switch {
+			case r.Err != nil && answered.Sub(first) >= ttl:
+				x.latef("a batch was answered %v after the first of its claims, whose TTL is %v, with %q", backend.Round(answered.Sub(first)), ttl, r.Err)
+			case r.Err != nil:
+				x.failf("in a batch, a live grant with a TTL of %v gave %q", gs[i].TTL, r.Err)
+			case r.Grant.TTL < gs[i].TTL:
+				x.failf("in a batch, a grant with a TTL of %v was renewed for %v", gs[i].TTL, r.Grant.TTL)
+			}
+			all = append(all, silent{r.Grant, asked, answered})
+		}
+	}
+	x.sleep(time.Until(all[len(all)-1].asked.Add(ttl * 3 / 2)))
+	for i, s := range all {
+		if s.TTL < 2*ttl {
+			continue
+		}
+		g, err := x.attempt(b, s.Key, x.claim(x.long()))
+		if gone := time.Since(s.asked); err == nil && gone < s.TTL {
+			x.failf("another got token %d of the %d. key of a batch %v after it was renewed, and its TTL is %v", g.Token, i%3+1, backend.Round(gone), s.TTL)
+		}
+	}
+	for i, s := range all {
+		if s.TTL >= 2*ttl {
+			continue
+		}
+		for {
+			begun := time.Now()
+			_, err := x.attempt(b, s.Key, x.claim(x.long()))
+			if err == nil {
+				break
+			}
+			if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+				x.failf("%v after the TTL of %v of the %d. key of a batch had run out it was still %q", backend.Round(late), s.TTL, i%3+1, err)
+			}
+			x.sleep(x.poll())
+		}
+	}
 }

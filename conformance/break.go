@@ -13,6 +13,7 @@ var breakRules = []Rule{
 	{ID: "break-stale", Statement: "Break of a stale holder frees its key for good: it cannot renew, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"stale-after-ttl", "renew-after-break"}, run: breakStale},
 	{ID: "release-after-break", Statement: "a holder that was broken is told ErrLost by its Release, also when nobody has taken the key since", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: releaseAfterBreak},
 	{ID: "break-exact", Statement: "Break with any token but the present holder's changes nothing and says who holds the key, or that nobody does", needs: []backend.Capability{backend.CapBreak}, run: breakExact},
+	{ID: "break-spares-others", Statement: "Break takes one key from its holder: what else that client holds is held, can be renewed, and is not said to be lost", needs: []backend.Capability{backend.CapBreak}, rests: []string{"break-frees"}, run: breakSparesOthers},
 	{ID: "break-tells", Statement: "a holder that was broken learns of it at its next heartbeat, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakTells},
 	{ID: "loss-notified", Statement: "a holder that was broken is told at once, not at its next heartbeat", needs: []backend.Capability{backend.CapBreak, backend.CapLossNotify}, rests: []string{"release-spares-successor"}, run: lossNotified},
 }
@@ -61,6 +62,42 @@ func breakStale(x *trial) {
 			x.restf("release-spares-successor", "a late Release gave %v and not ErrLost", err)
 		}
 		x.stillHolds(a, g, "all that")
+	}
+}
+
+func breakSparesOthers(x *trial) {
+	a, b := x.client(), x.client()
+	gs := []backend.Grant{x.acquire(a, x.key(), x.long()), x.acquire(a, x.key(), x.long()), x.acquire(a, x.key(), x.long())}
+	var e *lossEar
+	if backend.Has(a, backend.CapLossNotify) {
+		e = x.ear(a)
+		defer e.cancel()
+		for _, g := range gs {
+			e.expect(g)
+		}
+	}
+	x.breakKey(b, gs[1])
+	if e != nil && !x.hears(e, gs[1]) {
+		x.restf("loss-notified-always", "a break was not told within %v", x.soon())
+	}
+	for i, g := range gs {
+		if i == 1 {
+			continue
+		}
+		x.stillHolds(b, g, "Break of another key of its client's")
+		if _, err := a.Renew(x.ctx, g); err != nil {
+			x.failf("Renew after Break of another key of its client's gave %q", err)
+		}
+		x.stillHolds(b, g, "Break of another key of its client's, and Renew,")
+	}
+	if e == nil {
+		return
+	}
+	x.sleep(20 * time.Millisecond)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := e.heard[gs[0].ID] + e.heard[gs[2].ID]; n > 0 {
+		x.failf("when one of a client's keys was broken, OnLoss was told of others")
 	}
 }
 

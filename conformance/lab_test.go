@@ -42,6 +42,7 @@ type labEntry struct {
 	holder       backend.Holder
 	ttl          time.Duration
 	renewals     int           // of the present grant
+	version      int           // changes with each of them, and when a token is raised
 	lag          time.Duration // by which a defect has it stale too late
 	claimed      time.Duration // not 0: more than ttl, and in force from the first renewal on
 	since        time.Time
@@ -408,6 +409,8 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 		return h
 	}
 	switch {
+	case s.is("answers a repeated attempt from memory", key) && e.held && e.ids[cl.ID] == "taken":
+		return backend.Grant{Key: key, ID: cl.ID, Holder: cl.Holder, Token: e.before, TTL: cl.TTL}, nil
 	case e.held && (sameID(e.id, cl.ID, s) || s.is("claims folded in attempts", key) && strings.EqualFold(e.id, cl.ID)) && !s.is("repeated attempt refused", key):
 		if s.is("repeated attempt gets a new token", key) {
 			e.last++
@@ -455,6 +458,9 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 	e.last, e.held, e.id, e.holder, e.ttl, e.by = token, true, cl.ID, cl.Holder, cl.TTL, c
 	if !s.is("counts the former holder's time", key) || e.since.IsZero() {
 		e.since = now
+	}
+	if s.is("an attempt renews all of its client", key) {
+		s.renewAll(c, now)
 	}
 	e.times++
 	e.sets = 0

@@ -94,6 +94,17 @@ func (c *labClient) Renew(ctx context.Context, g backend.Grant) (backend.Grant, 
 		e.held, e.id, e.holder, e.last, e.ttl, e.renewed, e.by = true, was.id, was.holder, was.last, was.ttl, now, was.by
 		return g, nil
 	}
+	if s.is("a conflict is a loss", g.Key) {
+		v := e.version
+		s.pause()
+		if e.version != v {
+			return g, backend.ErrLost
+		}
+	}
+	if s.is("a renewal renews all of its client", g.Key) {
+		s.renewAll(c, now)
+	}
+	e.version++
 	e.renewals++
 	switch {
 	case s.is("renewals add up", g.Key):
@@ -128,6 +139,23 @@ func (s *lab) pause() {
 	s.mu.Unlock()
 	time.Sleep(time.Millisecond)
 	s.mu.Lock()
+}
+
+// renewAll is what a session does that all of a client's locks hang on.
+func (s *lab) renewAll(c *labClient, now time.Time) {
+	for _, e := range s.keys {
+		if e.held && e.by == c && !e.stale(now) {
+			e.renewed = now
+		}
+	}
+}
+
+// swept frees a stale key, when it has been looked at.
+func (s *lab) swept(e *labEntry) {
+	s.pause()
+	if e.held {
+		s.free(e, "taken")
+	}
 }
 
 // late tells whether the TTL is nearly over.
@@ -180,6 +208,11 @@ func (c *labClient) RenewAll(ctx context.Context, gs []backend.Grant) []backend.
 			continue
 		}
 		rs[i].Grant, rs[i].Err = c.Renew(ctx, g)
+		if c.s.is("batch with the first one's TTL", g.Key) && rs[i].Err == nil {
+			c.s.mu.Lock()
+			c.s.entry(g.Key).ttl = gs[0].TTL
+			c.s.mu.Unlock()
+		}
 		lost = lost || rs[i].Err != nil
 	}
 	switch {
@@ -291,6 +324,9 @@ func (c *labClient) Inspect(ctx context.Context, key string) (r backend.Record, 
 		panic("no row")
 	}
 	r = e.record(time.Now())
+	if r.State == backend.Stale && s.is("a look removes what is stale", key) {
+		s.swept(e)
+	}
 	switch {
 	case s.is("records without their claim", key):
 		r.ID = ""
@@ -466,11 +502,30 @@ func (c *labClient) Break(ctx context.Context, key string, token uint64) error {
 		}
 	}
 	by := e.by
+	if err == nil && s.is("break ends all of its client", key) {
+		for _, o := range s.keys {
+			if o.held && o.by == by {
+				s.free(o, "broken")
+			}
+		}
+	}
 	s.breaks++
 	twentieth := s.breaks%20 == 0
 	s.mu.Unlock()
 	switch {
 	case err != nil, s.is("loss is not told", key), s.is("one loss in twenty is not told", key) && twentieth:
+	case s.is("a loss is told of all of its client", key):
+		s.mu.Lock()
+		lost := map[string]string{key: id}
+		for _, o := range s.keys {
+			if o.held && o.by == by {
+				lost[o.key] = o.id
+			}
+		}
+		s.mu.Unlock()
+		for key, id := range lost {
+			s.tell(by, key, id)
+		}
 	case s.is("losses are told by the store's own key", key):
 		s.tell(by, "lab:"+key, id)
 	default:
@@ -511,6 +566,9 @@ func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Recor
 	s := c.s
 	defer s.mu.Unlock()
 	now := time.Now()
+	if e := s.keys[prefix]; e != nil && e.stale(now) && s.is("a list removes what is stale", prefix) {
+		s.swept(e)
+	}
 	for key, e := range s.keys {
 		if e.held && key == prefix && s.is("a list is a sign of life", key) && !e.stale(now) {
 			e.renewed = now
@@ -545,6 +603,12 @@ func (c *labClient) RaiseToken(ctx context.Context, key string, floor uint64) er
 	}
 	defer c.s.mu.Unlock()
 	e := c.s.entry(key)
+	if c.s.is("raise: looks, then writes", key) {
+		was := *e
+		c.s.pause()
+		e.held, e.id, e.holder, e.last, e.ttl, e.renewed, e.by = was.held, was.id, was.holder, was.last, was.ttl, was.renewed, was.by
+	}
+	e.version++
 	e.raised = max(e.raised, floor)
 	if c.s.is("raise is a sign of life", key) && e.held {
 		e.renewed = time.Now()

@@ -22,6 +22,15 @@ func init() {
 		{name: "late renewal: looks, then writes", rule: "expiry-atomic"},
 		{name: "break: looks, then deletes", rule: "break-atomic"},
 
+		{name: "raise: looks, then writes", rule: "raise-atomic"},
+		{name: "a look removes what is stale", on: "look-atomic", rule: "look-atomic"},
+		{name: "a list removes what is stale", on: "look-atomic", rule: "look-atomic"},
+		{name: "a conflict is a loss", on: "renew-concurrent", rule: "renew-concurrent"},
+		{name: "answers a repeated attempt from memory", rule: "acquire-repeat-after-takeover"},
+		{name: "batch with the first one's TTL", rule: "renew-batch-ttls"},
+		{name: "break ends all of its client", on: "break-spares-others", rule: "break-spares-others"},
+		{name: "a loss is told of all of its client", on: "break-spares-others", rule: "break-spares-others"},
+
 		{name: "TTL doubled", rule: "ttl-exact"},
 		{name: "TTL to the nearest second", rule: "ttl-exact"},
 		{name: "TTL in whole seconds", rule: "ttl-exact", also: []string{"wait-takeover"}},
@@ -37,6 +46,8 @@ func init() {
 		{name: "a list is a sign of life", rule: "stale-untouched"},
 		{name: "raise is a sign of life", rule: "stale-untouched"},
 		{name: "a watch is a sign of life", rule: "stale-untouched"},
+		{name: "a renewal renews all of its client", on: "stale-untouched", rule: "stale-untouched"},
+		{name: "an attempt renews all of its client", on: "stale-untouched", rule: "stale-untouched"},
 
 		{name: "break of a stale holder does nothing", rule: "break-stale"},
 		{name: "after a break of a stale holder it may renew", rule: "break-stale"},

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -9,6 +10,7 @@ import (
 var repeatRules = []Rule{
 	{ID: "acquire-repeatable", Statement: "an attempt that is repeated with the same claim gets the same token again", run: acquireRepeatable},
 	{ID: "acquire-repeat-restarts-ttl", Statement: "an attempt that is repeated with the same claim restarts its TTL", run: acquireRepeatRestarts},
+	{ID: "acquire-repeat-after-takeover", Statement: "an attempt that is repeated when another has taken the key over is refused, and once that one has released it gets a new token", rests: []string{"acquire-repeatable", "stale-after-ttl", "token-after-expiry"}, run: acquireRepeatAfterTakeover},
 	{ID: "grant-without-state", Statement: "a grant that has lost its State, or comes to another client, can be renewed and released", run: grantWithoutState},
 }
 
@@ -90,5 +92,32 @@ func grantWithoutState(x *trial) {
 			x.failf("Release of a grant without State gave %q", err)
 		}
 		x.isFree(b, g.Key, "Release of a grant without State")
+	}
+}
+
+func acquireRepeatAfterTakeover(x *trial) {
+	a, b := x.client(), x.client()
+	c := x.claim(x.ttl())
+	first := silent{asked: time.Now()}
+	first.Grant = x.acquireAs(a, x.key(), c)
+	first.answered = time.Now()
+	g, _ := x.takeover(b, first, x.long())
+	for _, by := range []backend.Backend{a, b} {
+		again, err := x.attempt(by, g.Key, c)
+		if err == nil {
+			x.failf("an attempt that was repeated after another had taken the key over with token %d got token %d", g.Token, again.Token)
+		}
+		if !errors.Is(err, backend.ErrHeld) {
+			x.failf("an attempt that was repeated after another had taken the key over gave %q, not a *HeldError", err)
+		}
+		x.stillHolds(b, g, "the former holder's repeated attempt")
+	}
+	x.release(b, g)
+	again, err := x.attempt(a, g.Key, c)
+	if err != nil {
+		x.failf("an attempt that was repeated after another had taken the key over and released it gave %q", err)
+	}
+	if again.Token <= g.Token {
+		x.failf("an attempt that was repeated after another had taken the key over and released it got token %d, and that one had %d", again.Token, g.Token)
 	}
 }

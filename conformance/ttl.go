@@ -12,7 +12,7 @@ import (
 var ttlRules = []Rule{
 	{ID: "ttl-exact", Statement: "a TTL is kept to the fraction of a second, and not for longer than it says", rests: []string{"stale-not-before-ttl", "stale-after-ttl"}, run: ttlExact},
 	{ID: "ttl-largest", Statement: "the longest TTL there is gets an error, or a lock that is held", rests: []string{"ttl-long"}, run: ttlLargest},
-	{ID: "stale-untouched", Statement: "nothing that others do prolongs a silent holder's lock: they may look, list, wait, raise tokens, and try to renew, free or break it", rests: []string{"stale-after-ttl", "ttl-exact"}, run: staleUntouched},
+	{ID: "stale-untouched", Statement: "nothing prolongs a silent holder's lock: others may look, list, wait, raise tokens, and try to renew, free or break it, and its own client may take, renew and release other keys", rests: []string{"stale-after-ttl", "ttl-exact"}, run: staleUntouched},
 }
 
 // telling is a TTL with a fraction of a second that is so long that twice as much
@@ -93,9 +93,10 @@ func staleUntouched(x *trial) {
 	type thing struct {
 		what string
 		do   func(s silent)
+		of   backend.Backend // the silent holder's client; nil if it is one for all
 	}
 	things := []thing{
-		{"Inspect", func(s silent) { _, _ = b.Inspect(x.ctx, s.Key) }},
+		{"Inspect", func(s silent) { _, _ = b.Inspect(x.ctx, s.Key) }, nil},
 		{"attempts that were refused", func(s silent) {
 			g, err := x.attempt(b, s.Key, x.claim(x.long()))
 			if err != nil {
@@ -105,31 +106,45 @@ func staleUntouched(x *trial) {
 				x.restf("stale-not-before-ttl", "a claim got the key %v after the last sign of life of a holder with a TTL of %v", backend.Round(took), s.TTL)
 			}
 			x.release(b, g) // the store was slow; whether the key comes free was not to be seen this time
-		}},
+		}, nil},
 		{"Renew by another claim", func(s silent) {
 			_, _ = b.Renew(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token, TTL: s.TTL})
-		}},
-		{"Release by another claim", func(s silent) { _ = b.Release(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token}) }},
+		}, nil},
+		{"Release by another claim", func(s silent) { _ = b.Release(x.ctx, backend.Grant{Key: s.Key, ID: rand.Text(), Token: s.Token}) }, nil},
 	}
 	if backend.Has(b, backend.CapBreak) {
-		things = append(things, thing{"Break with another token", func(s silent) { _ = backend.Break(x.ctx, b, s.Key, s.Token+1) }})
+		things = append(things, thing{"Break with another token", func(s silent) { _ = backend.Break(x.ctx, b, s.Key, s.Token+1) }, nil})
 	}
 	if backend.Has(b, backend.CapList) {
-		things = append(things, thing{"List", func(s silent) { _, _ = backend.List(x.ctx, b, s.Key) }})
+		things = append(things, thing{"List", func(s silent) { _, _ = backend.List(x.ctx, b, s.Key) }, nil})
 	}
 	if backend.Has(b, backend.CapRaiseToken) {
-		things = append(things, thing{"RaiseToken", func(s silent) { _ = backend.RaiseToken(x.ctx, b, s.Key, s.Token+10) }})
+		things = append(things, thing{"RaiseToken", func(s silent) { _ = backend.RaiseToken(x.ctx, b, s.Key, s.Token+10) }, nil})
 	}
 	if w, ok := backend.AsWatcher(b); ok {
 		things = append(things, thing{"watches", func(s silent) {
 			if _, stop, err := w.Watch(x.ctx, s.Key, x.claim(x.long())); err == nil {
 				_ = stop(x.ctx, false)
 			}
-		}})
+		}, nil})
 	}
+	// nor what its own client does with other keys
+	renews, locks := x.client(), x.client()
+	other := x.acquire(renews, x.key(), x.long())
+	things = append(things,
+		thing{"its client's Renew of another key", func(silent) { _, _ = renews.Renew(x.ctx, other) }, renews},
+		thing{"its client's Acquire and Release of another key", func(silent) {
+			if g, err := x.attempt(locks, x.key(), x.claim(x.long())); err == nil {
+				_ = locks.Release(x.ctx, g)
+			}
+		}, locks})
 	held := make([]silent, len(things))
-	for i := range things {
-		held[i] = x.holdSilently(a, x.key(), x.telling())
+	for i, th := range things {
+		by := th.of
+		if by == nil {
+			by = a
+		}
+		held[i] = x.holdSilently(by, x.key(), x.telling())
 	}
 	// the last time is late in the TTL, so that it would count for most of another
 	ttl := held[0].TTL

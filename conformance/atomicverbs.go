@@ -1,0 +1,110 @@
+package conformance
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+)
+
+func renewAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error {
+		_, err := a.Renew(x.ctx, s.Grant)
+		return err
+	}), "Renew")
+}
+
+func releaseAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return a.Release(x.ctx, s.Grant) }), "Release")
+}
+
+func expiryAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.expired(24, func(i int, s silent) error {
+		if i%2 == 0 {
+			return a.Release(x.ctx, s.Grant)
+		}
+		_, err := a.Renew(x.ctx, s.Grant)
+		return err
+	}), "Renew or Release")
+}
+
+func breakAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return backend.Break(x.ctx, a, s.Key, s.Token) }), "Break")
+}
+
+func raiseAtomic(x *trial) {
+	a := x.client()
+	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return backend.RaiseToken(x.ctx, a, s.Key, s.Token+1) }), "RaiseToken")
+}
+
+// lookAtomic looks again and again from the end of the TTL on, until the key has been
+// taken over.
+func lookAtomic(x *trial) {
+	a := x.client()
+	looks := []func(s silent){func(s silent) { _, _ = a.Inspect(x.ctx, s.Key) }}
+	if backend.Has(a, backend.CapList) {
+		looks = append(looks, func(s silent) { _, _ = backend.List(x.ctx, a, s.Key) })
+	}
+	if w, ok := backend.AsWatcher(a); ok {
+		looks = append(looks, func(s silent) {
+			if _, stop, err := w.Watch(x.ctx, s.Key, x.claim(x.long())); err == nil {
+				_ = stop(x.ctx, false)
+			}
+		})
+	}
+	if backend.Has(a, backend.CapBreak) {
+		looks = append(looks, func(s silent) { _ = backend.Break(x.ctx, a, s.Key, s.Token+1) })
+	}
+	x.undisturbed(x.expired(16, func(i int, s silent) error {
+		for end := s.answered.Add(s.TTL + x.cfg.Slack); time.Now().Before(end) && x.ctx.Err() == nil; x.sleepOr(time.Millisecond) {
+			r, err := a.Inspect(x.ctx, s.Key)
+			looks[i%len(looks)](s)
+			if err != nil || r.State == backend.Held && r.ID != s.ID {
+				return err
+			}
+		}
+		return nil
+	}), "a look, a watch or a Break with another token")
+}
+
+func renewConcurrent(x *trial) {
+	a, b, d := x.client(), x.client(), x.client()
+	g := x.acquire(a, x.key(), x.long())
+	const rounds = 25
+	var wg sync.WaitGroup
+	for _, by := range []backend.Backend{a, b} {
+		mine := g
+		if by == b {
+			mine.State = nil // it is a's
+		}
+		x.spawn(&wg, func() {
+			for range rounds {
+				next, err := by.Renew(x.ctx, mine)
+				switch {
+				case err == nil:
+					mine = next
+				case !errors.Is(err, backend.ErrUnavailable):
+					x.errorf("Renew of a live grant, beside another's Renew of it, gave %q", err)
+					return
+				}
+			}
+		})
+	}
+	if backend.Has(d, backend.CapRaiseToken) {
+		x.spawn(&wg, func() {
+			for i := range uint64(rounds) {
+				if err := backend.RaiseToken(x.ctx, d, g.Key, g.Token+i); err != nil {
+					x.errorf("RaiseToken, beside renewals, gave %q", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	x.stillHolds(b, g, "renewals at once")
+}
