@@ -176,4 +176,5 @@ func (c *Config) checkLacks(caps []backend.Capability) error {
 var AllCapabilities = []backend.Capability{
 	backend.CapWatch, backend.CapBreak, backend.CapList,
 	backend.CapBatchRenew, backend.CapLossNotify, backend.CapRaiseToken, backend.CapValues,
+	backend.CapClear, backend.CapSeal,
 }

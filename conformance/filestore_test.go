@@ -43,7 +43,8 @@ type fileEntry struct {
 	TTL     time.Duration
 	Since   int64
 	Renewed int64
-	Queue   []string `json:",omitempty"` // only a mutant has one
+	Queue   []string       `json:",omitempty"` // only a mutant has one
+	Waiters map[string]int `json:",omitempty"` // pids
 }
 
 // openFile opens file:PATH or file:PATH#MUTANT, and with watch: before the mutant a
@@ -193,7 +194,14 @@ func (s *fileStore) Acquire(ctx context.Context, key string, c backend.Claim) (g
 			if e.Held && syscall.Kill(e.Holder.PID, 0) != nil {
 				stale = true
 			}
-		case "queue-of-the-dead":
+		case "queue-of-the-dead", "queue-of-the-living":
+			if s.mutant == "queue-of-the-living" { // those who are there, whether they run or not
+				e.Queue = slices.DeleteFunc(e.Queue, func(id string) bool { return syscall.Kill(e.Waiters[id], 0) != nil })
+				if e.Waiters == nil {
+					e.Waiters = map[string]int{}
+				}
+				e.Waiters[c.ID] = c.Holder.PID
+			}
 			if len(e.Queue) > 0 && e.Queue[0] != c.ID && !(e.Held && e.ID == c.ID) {
 				if !slices.Contains(e.Queue, c.ID) {
 					e.Queue = append(e.Queue, c.ID)

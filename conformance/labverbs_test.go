@@ -597,6 +597,24 @@ func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Recor
 	return rs, nil
 }
 
+func (c *labClient) Clear(ctx context.Context, prefix string, stale bool) (rs []backend.Record, err error) {
+	if err := c.enterAll(ctx); err != nil {
+		return nil, err
+	}
+	s := c.s
+	defer s.mu.Unlock()
+	now := time.Now()
+	for key, e := range s.keys {
+		within := strings.HasPrefix(key, prefix) || s.is("clear knows no prefix", key)
+		dead := stale && e.stale(now) || s.is("clear takes the live too", key) && stale && e.held
+		if within && dead {
+			rs = append(rs, e.record(now))
+			s.free(e, "taken")
+		}
+	}
+	return rs, nil
+}
+
 func (c *labClient) RaiseToken(ctx context.Context, key string, floor uint64) error {
 	if err := c.enter(ctx, key); err != nil {
 		return err

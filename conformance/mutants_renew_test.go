@@ -29,6 +29,8 @@ func init() {
 		{name: "answers a repeated attempt from memory", rule: "acquire-repeat-after-takeover"},
 		{name: "batch with the first one's TTL", rule: "renew-batch-ttls"},
 		{name: "break ends all of its client", on: "break-spares-others", rule: "break-spares-others"},
+		{name: "clear takes the live too", on: "clear-spares-live", rule: "clear-spares-live"},
+		{name: "clear knows no prefix", on: "clear-spares-live", rule: "clear-spares-live"},
 		{name: "a loss is told of all of its client", on: "break-spares-others", rule: "break-spares-others"},
 
 		{name: "TTL doubled", rule: "ttl-exact"},

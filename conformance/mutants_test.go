@@ -165,6 +165,7 @@ var mutants = []mutant{
 	{name: "a dead process has no lock", file: "pid-gone-is-free", rule: "process-killed", also: []string{"history-processes"}},
 	{name: "another process's release", file: "other-pid-released", rule: "process-stopped"},
 	{name: "the dead queue on", file: "queue-of-the-dead", rule: "process-waiter-killed"},
+	{name: "the stopped queue on", file: "queue-of-the-living", rule: "process-waiter-stopped"},
 	{name: "pid 1 holds everything", file: "own-pid-only", rule: "process-holder-named"},
 	{name: "tokens of each process", file: "token-of-pid", rule: "history-processes", also: []string{"process-killed"}},
 }

@@ -16,6 +16,7 @@ var processRules = []Rule{
 	{ID: "process-killed", Statement: "the lock of a process that was killed is held until its TTL and taken over soon after", procs: true, rests: []string{"process-exclusion"}, run: processKilled},
 	{ID: "process-stopped", Statement: "a process that was stopped past its TTL wakes to a lost lease, and its late heartbeat and Release harm nobody", procs: true, phase: alone, hook: hookStop, rests: []string{"process-exclusion", "process-killed"}, run: processStopped},
 	{ID: "process-waiter-killed", Statement: "a process that is killed while it waits is in nobody's way after its TTL", procs: true, rests: []string{"process-exclusion"}, run: processWaiterKilled},
+	{ID: "process-waiter-stopped", Statement: "a process that is stopped while it waits is in nobody's way after its TTL", procs: true, phase: alone, hook: hookStop, rests: []string{"process-exclusion", "process-waiter-killed"}, run: processWaiterStopped},
 	{ID: "process-holder-named", Statement: "a process is named to others by its own host and pid", procs: true, rests: []string{"process-exclusion"}, run: processHolderNamed},
 }
 
@@ -192,7 +193,26 @@ func (x *trial) serves(b backend.Backend, key string) bool {
 }
 
 func processWaiterKilled(x *trial) {
-	a, b, w := x.client(), x.client(), x.worker("killed waiter")
+	x.passed("killed", func(w *worker) { w.kill() })
+}
+
+// processWaiterStopped runs alone, and more than once, as processStopped does and for the
+// same reason.
+func processWaiterStopped(x *trial) {
+	const tries = 5
+	for range tries {
+		if x.passed("stopped", (*worker).stop) {
+			return
+		}
+		x.notef("while a process was stopped the store served nobody: it was stopped while it had the store itself")
+	}
+	x.failf("each of %d times that a waiting process was stopped the store served nobody until it went on", tries)
+}
+
+// passed ends a process that waits, and checks that the next claim does not wait for it.
+// It returns false if the store served nobody.
+func (x *trial) passed(how string, end func(*worker)) bool {
+	a, b, w := x.client(), x.client(), x.worker(how+" waiter")
 	key := x.key()
 	g := x.acquire(a, key, x.long())
 	ttl := x.ttl()
@@ -204,16 +224,22 @@ func processWaiterKilled(x *trial) {
 	}
 	// it is in the store's queue, if there is one, after the attempt that follows
 	x.sleep(4 * x.poll())
-	killed := w.kill()
+	end(w)
+	ended := time.Now()
+	if how == "stopped" && !x.serves(b, x.key()) {
+		w.end()
+		return false
+	}
 	x.release(a, g)
 	c := x.claim(x.long())
 	for {
 		begun := time.Now()
 		if _, err := x.attempt(b, key, c); err == nil {
-			x.notef("the next claim succeeded %v after the kill; the waiter's TTL was %v", backend.Round(time.Since(killed)), ttl)
-			return
-		} else if late := begun.Sub(killed.Add(ttl)); late > x.slack(killed)+max(ttl, 2*time.Second) {
-			x.failf("%v after a waiting process was killed, and with the key released, a claim still gave %q", backend.Round(begun.Sub(killed)), err)
+			x.notef("the next claim succeeded %v after the waiter was %s; its TTL was %v", backend.Round(time.Since(ended)), how, ttl)
+			w.end()
+			return true
+		} else if late := begun.Sub(ended.Add(ttl)); late > x.slack(ended)+max(ttl, 2*time.Second) {
+			x.failf("%v after a waiting process was %s, and with the key released, a claim still gave %q", backend.Round(begun.Sub(ended)), how, err)
 		}
 		x.sleep(x.poll())
 	}

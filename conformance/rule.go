@@ -45,7 +45,7 @@ func Rules() []Rule {
 	var rs []Rule
 	for _, group := range [][]Rule{
 		answerRules, exclusionRules, holderRules, ttlRules, releaseRules, renewRules, renewAgainRules, atomicRules, staleRules, repeatRules,
-		tokenRules, breakRules, lossNoticeRules, batchRules, waitingRules, watchRules, shortGrantRules, contextRules, keyRules, inspectRules, lossRules,
+		tokenRules, breakRules, clearRules, lossNoticeRules, batchRules, waitingRules, watchRules, shortGrantRules, contextRules, keyRules, inspectRules, lossRules,
 		closingRules, wordRules, valueRules, valueSetterRules, processRules, elsewhereRules, historyRules, storeRules, leftoverRules,
 	} {
 		rs = append(rs, group...)
