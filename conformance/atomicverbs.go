@@ -58,7 +58,7 @@ func lookAtomic(x *trial) {
 		})
 	}
 	if backend.Has(a, backend.CapBreak) {
-		looks = append(looks, func(s silent) { _ = backend.Break(x.ctx, a, s.Key, s.Token+1) })
+		looks = append(looks, func(s silent) { _ = backend.Break(x.ctx, a, s.Key, s.Token-1) }) // the next one may be Token+1
 	}
 	x.undisturbed(x.expired(16, func(i int, s silent) error {
 		for end := s.answered.Add(s.TTL + x.cfg.Slack); time.Now().Before(end) && x.ctx.Err() == nil; x.sleepOr(time.Millisecond) {
