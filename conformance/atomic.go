@@ -17,8 +17,8 @@ var atomicRules = []Rule{
 	{ID: "expiry-atomic", Statement: "a Renew or a Release at the moment at which the TTL runs out, with another at the door, harms nobody", rests: []string{"stale-not-before-ttl", "stale-after-ttl", "renew-atomic", "release-atomic"}, run: expiryAtomic},
 	{ID: "break-atomic", Statement: "a Break that a takeover comes in between frees nobody but the holder it names", phase: busy, needs: []backend.Capability{backend.CapBreak}, rests: []string{"withdraw", "break-exact", "release-atomic"}, run: breakAtomic},
 	{ID: "raise-atomic", Statement: "a RaiseToken that a takeover comes in between undoes nothing of it", phase: busy, needs: []backend.Capability{backend.CapRaiseToken}, rests: []string{"withdraw", "token-raised", "release-atomic"}, run: raiseAtomic},
-	{ID: "look-atomic", Statement: "who looks at a key or watches it at the moment at which its TTL runs out, or tries to break it with another token, does no harm to who takes it over", rests: []string{"stale-not-before-ttl", "stale-after-ttl", "expiry-atomic"}, run: lookAtomic},
-	{ID: "renew-concurrent", Statement: "renewals of one grant by two clients at once, and tokens that are raised meanwhile, lose nothing", rests: []string{"renew-repeatable", "grant-without-state"}, run: renewConcurrent},
+	{ID: "look-atomic", Statement: "who looks at a key or watches it at the moment at which its TTL runs out, or tries to break it with another token, does no harm to who takes it over", rests: []string{"stale-not-before-ttl", "stale-after-ttl", "expiry-atomic", "break-exact"}, run: lookAtomic},
+	{ID: "renew-concurrent", Statement: "renewals of one grant by two clients at once, and tokens that are raised meanwhile, lose nothing", rests: []string{"renew-repeatable", "renew-often", "token-raised", "grant-without-state"}, run: renewConcurrent},
 }
 
 // contested is a key that changed hands while the former holder's request was under way.

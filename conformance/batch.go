@@ -13,7 +13,7 @@ import (
 var batchRules = []Rule{
 	{ID: "renew-batch-order", Statement: "the answers of a batch are in the order of its grants, whatever became of each", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-after-release"}, run: renewBatchOrder},
 	{ID: "renew-batch-many", Statement: "a batch of hundreds renews every one of them", needs: []backend.Capability{backend.CapBatchRenew}, phase: busy, rests: []string{"renew-batch", "renew-extends"}, run: renewBatchMany},
-	{ID: "renew-batch-ttls", Statement: "a batch gives each of its grants its own TTL, in whatever order they come", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-extends", "stale-not-before-ttl", "stale-after-ttl"}, run: renewBatchTTLs},
+	{ID: "renew-batch-ttls", Statement: "a batch gives each of its grants its own TTL, in whatever order they come", needs: []backend.Capability{backend.CapBatchRenew}, rests: []string{"renew-batch", "renew-extends", "stale-not-before-ttl", "stale-after-ttl", "stale-waiter-long"}, run: renewBatchTTLs},
 	{ID: "list-many", Statement: "List returns every one of hundreds of held keys, in byte order", needs: []backend.Capability{backend.CapList}, phase: busy, rests: []string{"list-exact"}, run: listMany},
 }
 

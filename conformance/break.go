@@ -13,7 +13,7 @@ var breakRules = []Rule{
 	{ID: "break-stale", Statement: "Break of a stale holder frees its key for good: it cannot renew, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"stale-after-ttl", "renew-after-break"}, run: breakStale},
 	{ID: "release-after-break", Statement: "a holder that was broken is told ErrLost by its Release, also when nobody has taken the key since", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: releaseAfterBreak},
 	{ID: "break-exact", Statement: "Break with any token but the present holder's changes nothing and says who holds the key, or that nobody does", needs: []backend.Capability{backend.CapBreak}, run: breakExact},
-	{ID: "break-spares-others", Statement: "Break takes one key from its holder: what else that client holds is held, can be renewed, and is not said to be lost", needs: []backend.Capability{backend.CapBreak}, rests: []string{"break-frees"}, run: breakSparesOthers},
+	{ID: "break-spares-others", Statement: "Break takes one key from its holder: what else that client holds is held, can be renewed, and is not said to be lost", needs: []backend.Capability{backend.CapBreak}, rests: []string{"break-frees", "loss-notified"}, run: breakSparesOthers},
 	{ID: "break-tells", Statement: "a holder that was broken learns of it at its next heartbeat, and its Release harms nobody", needs: []backend.Capability{backend.CapBreak}, rests: []string{"release-spares-successor"}, run: breakTells},
 	{ID: "loss-notified", Statement: "a holder that was broken is told at once, not at its next heartbeat", needs: []backend.Capability{backend.CapBreak, backend.CapLossNotify}, rests: []string{"release-spares-successor"}, run: lossNotified},
 }

@@ -10,7 +10,7 @@ import (
 var repeatRules = []Rule{
 	{ID: "acquire-repeatable", Statement: "an attempt that is repeated with the same claim gets the same token again", run: acquireRepeatable},
 	{ID: "acquire-repeat-restarts-ttl", Statement: "an attempt that is repeated with the same claim restarts its TTL", run: acquireRepeatRestarts},
-	{ID: "acquire-repeat-after-takeover", Statement: "an attempt that is repeated when another has taken the key over is refused, and once that one has released it gets a new token", rests: []string{"acquire-repeatable", "stale-after-ttl", "token-after-expiry"}, run: acquireRepeatAfterTakeover},
+	{ID: "acquire-repeat-after-takeover", Statement: "an attempt that is repeated when another has taken the key over is refused, and once that one has released it gets a new token", rests: []string{"acquire-repeatable", "exclusive-in-client", "wait-polls", "stale-after-ttl", "token-after-expiry"}, run: acquireRepeatAfterTakeover},
 	{ID: "grant-without-state", Statement: "a grant that has lost its State, or comes to another client, can be renewed and released", run: grantWithoutState},
 }
 
