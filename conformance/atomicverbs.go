@@ -60,14 +60,21 @@ func lookAtomic(x *trial) {
 	if backend.Has(a, backend.CapBreak) {
 		looks = append(looks, func(s silent) { _ = backend.Break(x.ctx, a, s.Key, s.Token-1) }) // the next one may be Token+1
 	}
-	x.undisturbed(x.expired(16, func(i int, s silent) error {
-		for end := s.answered.Add(s.TTL + x.cfg.Slack); time.Now().Before(end) && x.ctx.Err() == nil; x.sleepOr(time.Millisecond) {
-			r, err := a.Inspect(x.ctx, s.Key)
-			looks[i%len(looks)](s)
-			if err != nil || r.State == backend.Held && r.ID != s.ID {
-				return err
-			}
+	x.undisturbed(x.expired(24, func(_ int, s silent) error {
+		end := s.answered.Add(s.TTL + x.cfg.Slack)
+		var wg sync.WaitGroup
+		for _, look := range looks {
+			x.spawn(&wg, func() {
+				for time.Now().Before(end) && x.ctx.Err() == nil {
+					look(s)
+					if r, err := a.Inspect(x.ctx, s.Key); err != nil || r.State == backend.Held && r.ID != s.ID {
+						return
+					}
+					x.sleepOr(time.Millisecond)
+				}
+			})
 		}
+		wg.Wait()
 		return nil
 	}), "a look, a watch or a Break with another token")
 }

@@ -47,7 +47,7 @@ func init() {
 		{name: "a failed break is a sign of life", rule: "stale-untouched"},
 		{name: "a list is a sign of life", rule: "stale-untouched"},
 		{name: "raise is a sign of life", rule: "stale-untouched"},
-		{name: "a watch is a sign of life", rule: "stale-untouched"},
+		{name: "a watch is a sign of life", rule: "stale-untouched", also: []string{"wait-takeover"}},
 		{name: "a renewal renews all of its client", on: "stale-untouched", rule: "stale-untouched"},
 		{name: "an attempt renews all of its client", on: "stale-untouched", rule: "stale-untouched"},
 
