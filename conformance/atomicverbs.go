@@ -39,7 +39,7 @@ func breakAtomic(x *trial) {
 
 func raiseAtomic(x *trial) {
 	a := x.client()
-	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return backend.RaiseToken(x.ctx, a, s.Key, s.Token+1) }), "RaiseToken")
+	x.undisturbed(x.withdrawn(x.rounds(24), func(s silent) error { return backend.RaiseToken(x.ctx, a, s.Key, s.Token+1) }), "RaiseToken")
 }
 
 // lookAtomic looks again and again from the end of the TTL on, until the key has been

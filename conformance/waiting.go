@@ -309,7 +309,7 @@ func waitTakeover(x *trial) {
 	}
 	// One that comes late looks again after a second, as it always does; what it is
 	// told then has to say how much is left, and not how much there was.
-	l := x.holdSilently(a, x.key(), max(x.ttl(), x.cfg.Slack+3500*time.Millisecond))
+	l := x.holdSilently(a, x.key(), max(x.ttl(), x.cfg.Slack+2700*time.Millisecond))
 	got, _ := x.waiter(x.ctx, s.Key, hourly)
 	x.sleep(time.Until(l.asked.Add(l.TTL - 1600*time.Millisecond)))
 	late, _ := x.waiter(x.ctx, l.Key, hourly)
