@@ -3,6 +3,7 @@ package hasp_test
 import (
 	"context"
 	"errors"
+	neturl "net/url"
 	"runtime"
 	"sync"
 	"testing"
@@ -39,14 +40,30 @@ func TestDo(t *testing.T) {
 	})
 }
 
-// One call opens a store, holds the key for as long as fn runs, and leaves nothing open.
+// closedClient tells when it is closed.
+type closedClient struct {
+	*memlock.Client
+	closed *bool
+}
+
+func (c closedClient) Close() error {
+	*c.closed = true
+	return c.Client.Close()
+}
+
+// openTold is how a store of the scheme told is opened. A scheme is registered once.
+var openTold func() backend.Backend
+
+func init() {
+	backend.Register("told", func(context.Context, *neturl.URL) (backend.Backend, error) { return openTold(), nil })
+}
+
+// One call opens a store, holds the key for as long as fn runs, and closes the store.
 func TestDoURL(t *testing.T) {
-	const url = "mem:do-url"
-	l, err := hasp.Open(t.Context(), url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	const url = "told:"
+	store, closed := memlock.New(), false
+	openTold = func() backend.Backend { return closedClient{store.Client(), &closed} }
+	l := locker(t, store.Client(), nil)
 	state := func() hasp.State {
 		t.Helper()
 		rec, err := l.Inspect(t.Context(), "k")
@@ -56,21 +73,21 @@ func TestDoURL(t *testing.T) {
 		return rec.State
 	}
 	var lease *hasp.Lease
-	err = hasp.DoURL(t.Context(), url, "k", nil, func(ctx context.Context, le *hasp.Lease) error {
+	err := hasp.DoURL(t.Context(), url, "k", nil, func(ctx context.Context, le *hasp.Lease) error {
 		lease = le
-		if s := state(); s != hasp.Held || ctx.Err() != nil {
-			t.Errorf("the key is %v, context %v", s, ctx.Err())
+		if s := state(); s != hasp.Held || ctx.Err() != nil || closed {
+			t.Errorf("the key is %v, context %v, closed: %v", s, ctx.Err(), closed)
 		}
 		return errWork
 	})
 	if !errors.Is(err, errWork) {
 		t.Errorf("got %v, want fn's error", err)
 	}
-	if s := state(); s != hasp.Free || lease.Context().Err() == nil {
-		t.Errorf("afterwards the key is %v, and the lease's context %v", s, lease.Context().Err())
+	if s := state(); s != hasp.Free || lease.Context().Err() == nil || !closed {
+		t.Errorf("afterwards the key is %v, the lease's context %v, closed: %v", s, lease.Context().Err(), closed)
 	}
 	never := func(context.Context, *hasp.Lease) error { t.Error("fn ran"); return nil }
-	for _, url := range []string{"nowhere:x", "mem:do-url?no=such"} {
+	for _, url := range []string{"nowhere:x", "mem:?no=such"} {
 		if err := hasp.DoURL(t.Context(), url, "k", nil, never); err == nil {
 			t.Errorf("%s was opened", url)
 		}

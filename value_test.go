@@ -408,7 +408,7 @@ func TestValueIsCopied(t *testing.T) {
 		defer cancel()
 		data := []byte("mine")
 		_ = le.SetValue(ctx, data)
-		copy(data, "XXXX")
+		copy(data, "else")
 		close(hang)
 		synctest.Wait()
 		mustValue(t, l, "k", "mine")
