@@ -78,6 +78,7 @@ var passings = []struct{ prefix, meaning string }{
 	{"MASTERDOWN", "the server is a replica that has lost its primary"},
 	{"CLUSTERDOWN", "the cluster does not serve this slot"},
 	{"TRYAGAIN", "the cluster is moving this slot"},
+	{"ASK", "the cluster is moving this slot"},
 	{"MISCONF", "the server cannot save its data and refuses to write"},
 	{"NOREPLICAS", "the server has fewer good replicas than its min-replicas-to-write"},
 	{"BUSY", "the server is busy with a script"},

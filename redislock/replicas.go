@@ -24,8 +24,9 @@ func (b *Backend) runAndWait(ctx context.Context, script *redis.Script, keys []s
 	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		node, err := master(ctx, client, keys[0])
 		keys, asking := keys, false
-		// As far as a cluster's client goes for a command of its own; this is not one.
-		for range 4 {
+		// A cluster's client goes on for commands of its own; this is not one. Here each
+		// answer leads further: to the owner, its target, and both again with one key.
+		for range 6 {
 			if err != nil {
 				break
 			}

@@ -47,7 +47,7 @@ func script(files ...string) func() *redis.Script {
 func (b *Backend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (reply any, err error) {
 	err = b.do(ctx, func(ctx context.Context, client redis.UniversalClient) (err error) {
 		reply, err = script.Run(ctx, client, keys, args...).Result()
-		if len(keys) > 1 && moving(err) {
+		if len(keys) > 1 && (moving(err) || sentOn(err)) {
 			reply, err = runAlone(ctx, client, script, call{keys, args}).Result()
 		}
 		return err
@@ -61,6 +61,13 @@ func (b *Backend) run(ctx context.Context, script *redis.Script, keys []string, 
 // refused, by either side; or stopped in the middle when it has removed one.
 func moving(err error) bool {
 	return err != nil && (redis.HasErrorPrefix(err, "TRYAGAIN") || strings.Contains(err.Error(), "attempted to access a non local key"))
+}
+
+// sentOn tells whether err is a redirection that the client did not follow any more. It
+// tries four times by itself, and a server that has none of the keys sends it on, to one
+// that refuses: where keys come and go meanwhile, either can be the last answer.
+func sentOn(err error) bool {
+	return err != nil && (redis.HasErrorPrefix(err, "ASK") || redis.HasErrorPrefix(err, "MOVED"))
 }
 
 // runAlone executes script on a lock whose keys are on the move, with one key at a
@@ -132,7 +139,7 @@ func pipeline(ctx context.Context, client redis.UniversalClient, script *redis.S
 		_, _ = p.Exec(ctx)
 	}
 	for i, cmd := range cmds {
-		if len(calls[i].keys) > 1 && moving(cmd.Err()) {
+		if len(calls[i].keys) > 1 && (moving(cmd.Err()) || sentOn(cmd.Err())) {
 			cmds[i] = runAlone(ctx, client, script, calls[i])
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/realtest/redistest"
 	"github.com/hasplock/hasp/redislock"
@@ -70,6 +72,34 @@ func TestMovingSlot(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A client that follows few redirections can be left with one as its answer, as every
+// client can whose keys come and go while it follows them.
+func TestRedirectionIsTheAnswer(t *testing.T) {
+	c := redistest.StartCluster(t)
+	few := func() *redislock.Backend {
+		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{c.Nodes[0].Addr()}, MaxRedirects: 2, ContextTimeoutEnabled: true})
+		t.Cleanup(func() { client.Close() })
+		b, err := redislock.New(client, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close() })
+		return b
+	}
+	a, b := few(), few()
+	key := "k"
+	lock := "hasp:{" + key + "}"
+	g := acquire(t, a, key, claim(time.Minute))
+	m := c.BeginMove(c.Slot(lock))
+	m.Key(lock)
+	last := testOpenSlot(t, a, b, key, g, false, backend.Claim{}, nil, nil)
+	m.Finish()
+	if g = mustAcquire(t, a, key, claim(time.Minute)); g.Token <= last {
+		t.Errorf("token %d after %d", g.Token, last)
+	}
+	release(t, a, g)
 }
 
 // testOpenSlot uses every verb on key and returns its last token.
