@@ -57,16 +57,10 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 	const beside = 4 // keys at a time
 	var mu sync.Mutex
 	var got []contested
-	var usual time.Duration // that a request takes
-	for range 3 {
-		g := x.acquire(a, x.key(), x.long())
-		begun := time.Now()
-		x.release(a, g)
-		usual = max(usual, time.Since(begun))
-	}
+	request := x.requestTime(a)
 	for round := range rounds {
 		// from one request's time before the other to one after it
-		off := usual * time.Duration(2*round-rounds) / time.Duration(rounds)
+		off := request * time.Duration(2*round-rounds) / time.Duration(rounds)
 		var wg sync.WaitGroup
 		for range beside {
 			key := x.key()

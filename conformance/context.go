@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"runtime"
 	"time"
 
 	"github.com/hasplock/hasp"
@@ -90,27 +88,14 @@ func cancelInFlight(x *trial) {
 		rounds = 10
 	}
 	key := x.key()
-	var usual time.Duration // that an attempt takes
-	for range 3 {
-		begun := time.Now()
-		g := x.acquire(a, key, x.long())
-		usual = max(usual, time.Since(begun))
-		x.release(a, g)
-	}
+	middle := aim{x.requestTime(a)}
 	cancelled := 0
 	for range rounds {
-		ctx, cancel := context.WithCancel(x.ctx)
-		go func() {
-			// timers are too coarse to hit an attempt in its middle
-			d := time.Duration(rand.Int64N(int64(usual)*5/4 + 1))
-			for begun := time.Now(); time.Since(begun) < d; {
-				runtime.Gosched()
-			}
-			cancel()
-		}()
+		ctx, cancel := middle.context(x.ctx)
 		c := x.claim(x.long())
 		g, err := a.Acquire(ctx, key, c)
 		cancel()
+		middle.saw(err != nil)
 		if err != nil {
 			cancelled++
 			g = backend.Grant{Key: key, ID: c.ID}
