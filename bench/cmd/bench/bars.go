@@ -29,8 +29,11 @@ func (r *report) writeBars() {
 			}
 		}
 	}
-	for i, m := range r.migrations {
-		where := [...]string{"on this host", "1 ms away"}[i]
+	for _, m := range r.migrations {
+		where := "on this host"
+		if m.away > 0 {
+			where = fmt.Sprint(m.away, " away")
+		}
 		for _, x := range m.ratios() {
 			atMost("migration "+where+", "+x.what, "× "+x.theirs, x.q.median(), x.limit)
 		}

@@ -21,22 +21,24 @@ import (
 // migrationCost is what the phases of a migration cost beside its two stores by themselves.
 type migrationCost struct {
 	place string
-	old   string // kinds of contestants: its stores by themselves
+	away  time.Duration // how much longer than here a round trip takes
+	old   string        // kinds of contestants: its stores by themselves
 	fresh string
 	locks group // acquire + release
 	renew group
 }
 
-// awayBy is how far away the stores of the second migration are: a round trip within a
-// region, to another zone.
-const awayBy = time.Millisecond
+// awayBy are how far away the stores of the other migrations are: a round trip within a
+// region, to another zone; and about what EFS takes, whose documentation promises 1.6 to
+// 2.7 ms for a write and 0.25 ms for a read, at best.
+var awayBy = []time.Duration{time.Millisecond, 2 * time.Millisecond}
 
 const (
 	phaseOld  = "phase old"
 	phaseBoth = "phase both"
 	phaseNew  = "phase new"
-	nearRedis = "hasp, Redis 1 ms away"
-	farRedis  = "hasp, another Redis 1 ms away"
+	nearRedis = "hasp, Redis over the link"
+	farRedis  = "hasp, another Redis over the link"
 )
 
 // migration measures two stores, and migrations from the one to the other, each of which
@@ -67,21 +69,23 @@ func migration(ctx context.Context, l *lab, r *report) (err error) {
 		return err
 	}
 	r.migrations = append(r.migrations, near)
-	one, err := l.link(l.redis, awayBy)
-	if err != nil {
-		return err
+	for _, by := range awayBy {
+		one, err := l.link(l.redis, by)
+		if err != nil {
+			return err
+		}
+		two, err := l.link(l.redis, by)
+		if err != nil {
+			return err
+		}
+		away := &migrationCost{place: fmt.Sprintf("from Redis to Redis, to each of which a round trip takes %v longer", by), away: by, old: nearRedis, fresh: farRedis}
+		if err := away.measure(ctx, l, func(kind string) (old, fresh string) {
+			return inRedis(one, kind, fmt.Sprint(" old ", by)), inRedis(two, kind, fmt.Sprint(" new ", by))
+		}, max(2, l.batches/4)); err != nil {
+			return err
+		}
+		r.migrations = append(r.migrations, away)
 	}
-	two, err := l.link(l.redis, awayBy)
-	if err != nil {
-		return err
-	}
-	away := &migrationCost{place: fmt.Sprintf("from Redis to Redis, to each of which a round trip takes %v longer", awayBy), old: nearRedis, fresh: farRedis}
-	if err := away.measure(ctx, l, func(kind string) (old, fresh string) {
-		return inRedis(one, kind, " old"), inRedis(two, kind, " new")
-	}, max(2, l.batches/4)); err != nil {
-		return err
-	}
-	r.migrations = append(r.migrations, away)
 	return nil
 }
 
