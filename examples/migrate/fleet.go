@@ -121,6 +121,7 @@ func (f *fleet) hear(p *process, out io.Reader) {
 			close(p.ready)
 			continue
 		}
+		m.heard = time.Now().UnixNano()
 		f.witness.hear(p, m)
 		f.mu.Lock()
 		if m.Kind == isWaiting && p.kind != isFailed || m.Kind == isOut {

@@ -96,6 +96,7 @@ type result struct {
 	Stops           int            `json:"stops"`
 	OperatorsKilled int            `json:"operators_killed"`
 	Takeovers       int            `json:"takeovers"`
+	Late            int            `json:"refused_after_their_deadline"`
 	Lost            int            `json:"leases_lost"`
 	Errors          int            `json:"errors"`
 	LegacySections  int            `json:"legacy_sections"`
@@ -247,7 +248,7 @@ func sum(f *fleet, r *roll, s settings, begun time.Time) result {
 	defer w.mu.Unlock()
 	res := result{
 		Processes: s.processes, Acquired: len(w.holds), ByPhase: w.acquired, Overlaps: len(w.overlaps), Disorder: len(w.disorder),
-		WrongValues: len(w.values), ValuesSet: w.sets, Kills: f.kills, Stops: f.stops, OperatorsKilled: r.kills, Takeovers: w.takeovers,
+		WrongValues: len(w.values), ValuesSet: w.sets, Kills: f.kills, Stops: f.stops, OperatorsKilled: r.kills, Takeovers: w.takeovers, Late: w.late,
 		Lost: w.lost, WorstWait: w.worst.Round(time.Millisecond).Seconds(), Seconds: time.Since(begun).Round(time.Millisecond).Seconds(),
 	}
 	for _, n := range w.failed {

@@ -45,6 +45,8 @@ type message struct {
 	Until int64  `json:",omitempty"` // the lease's deadline
 	Value string `json:",omitempty"`
 	Text  string `json:",omitempty"`
+
+	heard int64 // when it arrived, if that is known
 }
 
 // answered tells whether the worker waits for the witness's word.

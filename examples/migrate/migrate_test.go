@@ -141,4 +141,15 @@ func TestWitness(t *testing.T) {
 	if w.fault() == nil {
 		t.Error("a value that came and went was not seen")
 	}
+	// One that was stopped as soon as it was granted: before it could say so, and as it did.
+	for _, m := range []message{{Token: 1, At: 300, Until: 100}, {Token: 1, At: 50, Until: 100, heard: 300}} {
+		w := newWitness()
+		w.hear(b, message{Kind: isIn, Key: "k", Token: 2, At: 150, Until: 250})
+		m.Kind, m.Key = isIn, "k"
+		w.hear(a, m)
+		w.hear(b, message{Kind: isOut, Key: "k", Token: 2, At: 240})
+		if err := w.fault(); err != nil || w.late != 1 || w.holds[0].Ended != "left" {
+			t.Errorf("of one that came in after its deadline: %v, late %d, its successor %s", err, w.late, w.holds[0].Ended)
+		}
+	}
 }

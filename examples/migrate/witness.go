@@ -23,6 +23,7 @@ type witness struct {
 	refused   int
 	sets      int
 	takeovers int
+	late      int            // came in after their deadline, and are refused
 	failed    map[string]int // errors by their text
 	worst     time.Duration  // the longest wait
 	holds     []hold
@@ -92,7 +93,13 @@ func (w *witness) hear(p *process, m message) {
 	}
 }
 
+// enter notes that p comes in. One that was stopped between its grant and its word comes
+// after its deadline, perhaps after its successor: what the locks protect refuses it.
 func (w *witness) enter(p *process, g *guarded, m message, at time.Time) {
+	if max(m.At, m.heard) >= m.Until {
+		w.late++
+		return
+	}
 	if g.in != nil {
 		switch {
 		case m.At < g.until:
@@ -106,7 +113,7 @@ func (w *witness) enter(p *process, g *guarded, m message, at time.Time) {
 	if p.phase == legacyPhase {
 		m.Token = 0 // it has none
 	} else if m.Token <= g.token {
-		w.disorder = append(w.disorder, fmt.Sprintf("%s: token %d of worker %d (%s) after %d", m.Key, m.Token, p.number, p.phase, g.token))
+		w.disorder = append(w.disorder, fmt.Sprintf("%s: token %d of worker %d (%s) after %d, %v before its deadline", m.Key, m.Token, p.number, p.phase, g.token, time.Duration(m.Until-m.At)))
 	}
 	g.token, g.in, g.until, g.hold = max(g.token, m.Token), p, m.Until, len(w.holds)
 	w.acquired[p.phase]++
