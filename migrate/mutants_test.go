@@ -22,6 +22,7 @@ var mutants = []mutant{
 		"\t\th, err := b.take(ctx, key, c)\n", "\t\tpre := b.admitted(ctx, c, 1<<63)\n\t\th, err := b.take(ctx, key, c)\n",
 		"\t\t\terr = b.admitted(ctx, c, token)\n", "\t\t\terr = pre\n"}, "TestRecordIsReadAfterAcquiring"},
 	{"no listing", "step.go", []string{"	if !conditional(from, to) {\n", "	if true {\n"}, "TestStepIsRefusedWhileSomebodyHolds"},
+	{"a step that was taken is taken again", "step.go", []string{"	case whole && from == o.To:\n		return true, nil\n", "	case whole && from == o.To:\n		return false, nil\n"}, "TestStepIsTakenOnce"},
 	{"the listing is made before both is written", "step.go", []string{
 		"	if !conditional(from, to) {\n", "	if to != StageBoth {\n",
 		"	if to == StageOldBoth {\n", "	if from == StageBothNew {\n",

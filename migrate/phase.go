@@ -39,6 +39,14 @@ const (
 
 var stages = []Stage{StageOld, StageOldBoth, StageBoth, StageBothNew, StageNew}
 
+// ParseStage reads the name of a stage that a step can lead to.
+func ParseStage(s string) (Stage, error) {
+	if st := Stage(s); st.number() > 0 {
+		return st, nil
+	}
+	return "", fmt.Errorf("stage %q: want old, old+both, both, both+new or new", s)
+}
+
 // number is 1 to 5, or 0 for a stage that no step leads to.
 func (s Stage) number() int {
 	for i, x := range stages {

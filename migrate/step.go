@@ -24,6 +24,11 @@ type StepOptions struct {
 	// they are gone. Only the step to both+new asks for it, and only if the old store
 	// is one that such processes can use: a backend.Clearer.
 	LegacyGone bool
+	// To is the stage that the action is meant to lead to; the zero Stage is whichever
+	// comes next. Whoever repeats a step because its answer was lost says where it should
+	// lead: one that was taken is then not followed by another. At To already nothing is
+	// done but settle, and what would not lead there is refused. Advance and Back heed it.
+	To Stage
 }
 
 func (o *StepOptions) get() StepOptions {
@@ -82,6 +87,11 @@ func (b *Backend) Back(ctx context.Context, o *StepOptions) (Step, error) {
 
 func (b *Backend) step(ctx context.Context, op string, dir int, o StepOptions) (Step, error) {
 	var done Step
+	if o.To != "" {
+		if _, err := ParseStage(string(o.To)); err != nil {
+			return done, fmt.Errorf("migrate: %s: %w", op, err)
+		}
+	}
 	_, err := waiting(ctx, o, func() (Step, error) { return done, b.tryStep(ctx, op, dir, o, &done) })
 	if err != nil {
 		return done, err
@@ -129,6 +139,30 @@ func plan(recs [2]Record, dir int) (from, to Stage, undo bool) {
 	return at(lo), at(hi), false
 }
 
+// meant finds out whether the step is the one that is asked for, or has been taken.
+func (o StepOptions) meant(op string, recs [2]Record, dir int) (taken bool, err error) {
+	from, to, undo := plan(recs, dir)
+	whole := recs[0].Stage == recs[1].Stage
+	switch {
+	case o.To == "":
+		return false, nil
+	case whole && from == o.To:
+		return true, nil
+	case to == o.To && from != to, undo && from == o.To:
+		return false, nil
+	}
+	at := fmt.Sprintf("at stage %s", from)
+	if !whole {
+		at = fmt.Sprintf("between stages %s and %s", recs[0].Stage, recs[1].Stage)
+	}
+	leads := fmt.Sprintf("%s leads to %s from there", op, to)
+	if whole && from == to {
+		leads = fmt.Sprintf("%s leads no further", op)
+	}
+	return false, &RefusedError{Op: op, Why: fmt.Sprintf("the migration is %s, and %s, not to %s", at, leads, o.To),
+		Do: "a step leads to a neighbour only: see hasp migrate status"}
+}
+
 // tryStep takes one step, or is refused.
 func (b *Backend) tryStep(ctx context.Context, op string, dir int, o StepOptions, done *Step) error {
 	if o.DryRun {
@@ -137,6 +171,10 @@ func (b *Backend) tryStep(ctx context.Context, op string, dir int, o StepOptions
 			return err
 		}
 		if err := b.pair(op, recs); err != nil {
+			return err
+		}
+		if taken, err := o.meant(op, recs, dir); taken || err != nil {
+			done.From, done.To = o.To, o.To
 			return err
 		}
 		var undo bool
@@ -149,6 +187,13 @@ func (b *Backend) tryStep(ctx context.Context, op string, dir int, o StepOptions
 		again := false
 		notes, err := b.operate(ctx, op, o.By, func(s *session) error {
 			if err := b.pair(op, s.recs); err != nil {
+				return err
+			}
+			if taken, err := o.meant(op, s.recs, dir); taken || err != nil {
+				again, done.To = false, o.To
+				if done.From == "" {
+					done.From = o.To
+				}
 				return err
 			}
 			from, to, undo := plan(s.recs, dir)

@@ -256,6 +256,67 @@ func TestHalfAStep(t *testing.T) {
 	mustStep(t, l.operator().Back, migrate.StageOldBoth)
 }
 
+// A step that says where it should lead can be repeated: it is taken once.
+func TestStepIsTakenOnce(t *testing.T) {
+	to := func(s migrate.Stage) *migrate.StepOptions { return &migrate.StepOptions{To: s, LegacyGone: true} }
+	l := begun(t, migrate.StageOld)
+	op := l.operator()
+	for i, next := range stages[1:] {
+		for range 3 {
+			s, err := op.Advance(t.Context(), to(next))
+			if err != nil || s.To != next {
+				t.Fatalf("the step to %s led to %s: %v", next, s.To, err)
+			}
+			mustRecord(t, l, next, next)
+			if s.Settled != (next == migrate.StageNew) {
+				t.Errorf("settled %v at %s", s.Settled, next)
+			}
+		}
+		_, err := op.Advance(t.Context(), to(stages[i])) // which is passed
+		mustRefuse(t, err, "at stage "+string(next), "not to "+string(stages[i]))
+		mustRecord(t, l, next, next)
+	}
+	for i := len(stages) - 2; i >= 0; i-- {
+		o := to(stages[i])
+		o.DryRun = true
+		if s, err := op.Back(t.Context(), o); err != nil || s.To != stages[i] || s.From != stages[i+1] {
+			t.Errorf("looking at the step back to %s: from %s to %s, %v", stages[i], s.From, s.To, err)
+		}
+		for range 2 {
+			if s, err := op.Back(t.Context(), to(stages[i])); err != nil || s.To != stages[i] {
+				t.Fatalf("the step back to %s led to %s: %v", stages[i], s.To, err)
+			}
+			mustRecord(t, l, stages[i], stages[i])
+		}
+		o.To = stages[i]
+		if s, err := op.Back(t.Context(), o); err != nil || s.To != stages[i] || s.From != s.To {
+			t.Errorf("looking at the step back to %s once more: from %s to %s, %v", stages[i], s.From, s.To, err)
+		}
+	}
+	_, err := op.Advance(t.Context(), to(migrate.StageBoth))
+	mustRefuse(t, err, "advance leads to old+both from there", "not to both")
+	if _, err := op.Advance(t.Context(), to("sideways")); err == nil || !strings.Contains(err.Error(), "want old, old+both") {
+		t.Errorf("to no stage: %v", err)
+	}
+	mustRecord(t, l, migrate.StageOld, migrate.StageOld)
+
+	// one that was interrupted is finished, or undone if that is what is asked for
+	for _, want := range []migrate.Stage{migrate.StageBothNew, migrate.StageBoth} {
+		l := begun(t, migrate.StageBoth)
+		remove := l.new.Inject(memlock.OpSetValue, migrate.RecordKey, memlock.Fault{Err: errFault, Times: -1})
+		if _, err := l.operator().Advance(t.Context(), to(migrate.StageBothNew)); err == nil {
+			t.Fatal("the step was taken although the new store's record cannot be written")
+		}
+		remove()
+		_, err := l.operator().Advance(t.Context(), to(migrate.StageNew))
+		mustRefuse(t, err, "between stages both+new and both", "not to new")
+		if s, err := l.operator().Advance(t.Context(), to(want)); err != nil || s.To != want {
+			t.Errorf("to %s after an interruption: led to %s, %v", want, s.To, err)
+		}
+		mustRecord(t, l, want, want)
+	}
+}
+
 // The old store's record is written first in both directions, and if that fails nothing
 // is written.
 func TestOrderOfWrites(t *testing.T) {

@@ -108,8 +108,9 @@ subcommands take locks in. The actions need no phase:
 	start     begin, at stage old; --max-ttl D is the longest --timeout that may be
 	          used meanwhile (1h)
 	advance   the next step towards new; --legacy-gone says that no program of the
-	          EfsLock protocol uses the old store any more
-	back      the next step towards old
+	          EfsLock protocol uses the old store any more; with --to STAGE it does
+	          nothing at that stage already, and is refused where it leads elsewhere
+	back      the next step towards old; --to as above
 	seal      close the old store's locks to programs that do not look at the record,
 	          those of the EfsLock protocol and hasp with a path
 	unseal    let them in again, on the way back

@@ -40,7 +40,10 @@ func TestMigrate(t *testing.T) {
 	must(78, "has a record", "migrate", "start", op)
 	must(0, "", "run", "--on", of("old"), "k", "--", "true")
 	must(78, "stage old", "run", "--on", of("both"), "k", "--", "true")
-	must(0, "old+both", "migrate", "advance", op)
+	must(0, "from stage old to old+both", "migrate", "advance", "--to", "old+both", op)
+	must(0, "at stage old+both already", "migrate", "advance", "--to", "old+both", op)
+	must(78, "not to both+new", "migrate", "advance", "--to", "both+new", op)
+	must(64, "want old, old+both", "migrate", "advance", "--to", "", op)
 
 	held := holding(t, "k", "--on", of("old"))
 	must(75, "held by", "run", "--try", "--on", of("both"), "k", "--", "true")

@@ -167,7 +167,7 @@ func parent(ctx context.Context, args []string, out io.Writer) (err error) {
 
 // move starts the fleet, goes there and back, ends the fleet, and looks whether every key can be had.
 func (r *roll) move(ctx context.Context, s settings, view *screen, done chan struct{}) (err error) {
-	if err := r.step("start")(ctx); err != nil {
+	if err := r.step("start", "")(ctx); err != nil {
 		return err
 	}
 	f := r.f

@@ -2,7 +2,11 @@
 
 package main
 
-import "time"
+import (
+	"time"
+
+	"github.com/hasplock/hasp/migrate"
+)
 
 // jobVar has a child's job, as JSON.
 const jobVar = "HASP_EXAMPLE_JOB"
@@ -16,6 +20,7 @@ type job struct {
 	TTL    time.Duration
 	// An operator's: start, advance, back, seal, unseal.
 	Step       string
+	To         migrate.Stage // of advance and back
 	LegacyGone bool
 }
 

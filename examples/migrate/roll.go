@@ -38,24 +38,24 @@ func (r *roll) run(ctx context.Context) error {
 	for _, s := range []func(context.Context) error{
 		// there
 		r.stay(migrate.PhaseOld),
-		r.step("advance"), // old+both
+		r.step("advance", migrate.StageOldBoth),
 		r.restart(migrate.PhaseBoth),
 		r.stay(migrate.PhaseBoth),
-		r.step("advance"),  // both
+		r.step("advance", migrate.StageBoth),
 		r.ifLegacy("seal"), // they cannot look at the record
-		r.step("advance"),  // both+new
+		r.step("advance", migrate.StageBothNew),
 		r.restart(migrate.PhaseNew),
-		r.step("advance"), // new
+		r.step("advance", migrate.StageNew),
 		r.stay(migrate.PhaseNew),
 		// and back
-		r.step("back"), // both+new
+		r.step("back", migrate.StageBothNew),
 		r.restart(migrate.PhaseBoth),
-		r.step("back"), // both
+		r.step("back", migrate.StageBoth),
 		r.ifLegacy("unseal"),
 		r.stay(migrate.PhaseBoth),
-		r.step("back"), // old+both
+		r.step("back", migrate.StageOldBoth),
 		r.restart(migrate.PhaseOld),
-		r.step("back"), // old
+		r.step("back", migrate.StageOld),
 		r.stay(migrate.PhaseOld),
 	} {
 		if err := s(ctx); err != nil {
@@ -113,13 +113,14 @@ func (r *roll) work(ctx context.Context, n int) error {
 	return nil
 }
 
-// step has an operator's process take a step. With kill it is killed after a while, which
-// grows, until it gets through: a step that was interrupted is repeated.
-func (r *roll) step(step string) func(context.Context) error {
+// step has an operator's process take a step, to a stage if it leads to one. With kill it
+// is killed after a while, which grows, until it gets through: a step that was interrupted
+// is repeated, and as it may have been taken all but the last word, it says where it leads.
+func (r *roll) step(step string, to migrate.Stage) func(context.Context) error {
 	return func(ctx context.Context) error {
 		after := time.Millisecond
 		for {
-			c, err := child(job{URL: migrate.URL(name, "", r.f.old, r.f.new), Step: step, LegacyGone: r.legacy == nil})
+			c, err := child(job{URL: migrate.URL(name, "", r.f.old, r.f.new), Step: step, To: to, LegacyGone: r.legacy == nil})
 			if err != nil {
 				return err
 			}
@@ -157,7 +158,7 @@ func (r *roll) ifLegacy(step string) func(context.Context) error {
 	if r.legacy == nil {
 		return func(context.Context) error { return nil }
 	}
-	return r.step(step)
+	return r.step(step, "")
 }
 
 // operate is an operator's process: it takes the step, waits where it has to, and
@@ -174,7 +175,7 @@ func operate(ctx context.Context, j job) error {
 	if !ok {
 		return errors.New("the URL is not a migration's")
 	}
-	o := migrate.StepOptions{By: "the example's operator", Wait: true, LegacyGone: j.LegacyGone}
+	o := migrate.StepOptions{By: "the example's operator", Wait: true, LegacyGone: j.LegacyGone, To: j.To}
 	var done migrate.Step
 	switch j.Step {
 	case "start":

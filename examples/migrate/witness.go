@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -171,7 +172,7 @@ func (w *witness) fault() error {
 		}
 	}
 	if w.refused > 0 {
-		return fmt.Errorf("%d acquires were refused for their phase, though the order of the steps was kept", w.refused)
+		return fmt.Errorf("%d acquires were refused for their phase, though the order of the steps was kept: %q", w.refused, slices.Sorted(maps.Keys(w.failed)))
 	}
 	return nil
 }

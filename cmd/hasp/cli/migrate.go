@@ -20,6 +20,7 @@ type migrateFlags struct {
 	dryRun     bool
 	by         string
 	legacyGone bool
+	to         string
 	maxTTL     time.Duration
 }
 
@@ -44,8 +45,9 @@ phase=old, phase=both or phase=new in it besides, and are restarted one at a tim
   new        new         advance again until it is settled; then the old store may go
 
 hasp migrate back takes the same way in the other direction. Every action can be repeated:
-whoever was interrupted in the middle, it finishes what was begun or undoes it. What is
-refused says why and what to do, and has changed nothing.
+whoever was interrupted in the middle, it finishes what was begun or undoes it. A step that was
+taken is followed by the next one then, unless --to says which is meant. What is refused says
+why and what to do, and has changed nothing.
 
 Exit status: 0 if it was done; 64 if the arguments or the URL are wrong; 69 if a store does not
 answer; 75 if it was refused and may be taken later, as with --wait; 78 if it was refused and
@@ -69,13 +71,18 @@ the new store: give the migration a prefix or a directory of its own there.`,
 
 The step to both+new is refused as long as a process that is not of phase both holds a lock in the
 old store. At stage new it is not over before nobody of phase both is left and every value that is
-kept beside a lock has been copied: advance says when it is settled, and until then is repeated.`,
+kept beside a lock has been copied: advance says when it is settled, and until then is repeated.
+
+Repeated after a step that was taken, it takes the next one. With --to STAGE it does not: say it
+in a script, or if you do not know whether the step was taken.`,
 			func(ctx context.Context, m *migrate.Backend, o migrate.StepOptions, _ migrateFlags) (migrate.Step, error) {
 				return m.Advance(ctx, &o)
 			}),
 		a.migrateStepCmd("back", "Take the step to the stage before, towards old",
 			`Take the step to the stage before, towards old, or undo one that was interrupted. The step to
-old+both is refused as long as a process that is not of phase both holds a lock in the new store.`,
+old+both is refused as long as a process that is not of phase both holds a lock in the new store.
+
+Repeated after a step that was taken, it takes the next one. With --to STAGE it does not.`,
 			func(ctx context.Context, m *migrate.Backend, o migrate.StepOptions, _ migrateFlags) (migrate.Step, error) {
 				return m.Back(ctx, &o)
 			}),
@@ -110,6 +117,13 @@ func (a *app) migrateStepCmd(op, short, long string, do migrateAction) *cobra.Co
 			if f.maxWait < 0 || cmd.Flags().Changed("max-ttl") && f.maxTTL <= 0 {
 				return usagef("migrate %s: a duration has to be more than nothing", op)
 			}
+			var to migrate.Stage
+			if cmd.Flags().Changed("to") {
+				var err error
+				if to, err = migrate.ParseStage(f.to); err != nil {
+					return usagef("migrate %s: %v", op, err)
+				}
+			}
 			m, err := a.openMigration(cmd.Context(), op, args)
 			if err != nil {
 				return err
@@ -123,7 +137,7 @@ func (a *app) migrateStepCmd(op, short, long string, do migrateAction) *cobra.Co
 				ctx, cancel = context.WithTimeout(cmd.Context(), migrateTimeout)
 			}
 			defer cancel()
-			step, err := do(ctx, m, migrate.StepOptions{By: f.by, Wait: f.wait, DryRun: f.dryRun, LegacyGone: f.legacyGone}, f)
+			step, err := do(ctx, m, migrate.StepOptions{By: f.by, Wait: f.wait, DryRun: f.dryRun, LegacyGone: f.legacyGone, To: to}, f)
 			if cerr := m.Close(); err == nil && cerr != nil {
 				step.Notes = append(step.Notes, backend.Text(cerr))
 			}
@@ -140,6 +154,9 @@ func (a *app) migrateStepCmd(op, short, long string, do migrateAction) *cobra.Co
 		durationVar(fs, &f.maxTTL, "max-ttl", migrate.DefaultMaxTTL, "the longest TTL (hasp run --timeout) that processes may use meanwhile; a repair takes that long")
 	case "advance":
 		fs.BoolVar(&f.legacyGone, "legacy-gone", false, "say that no process of the EfsLock protocol uses the old store any more")
+	}
+	if op == "advance" || op == "back" {
+		fs.StringVar(&f.to, "to", "", "the stage that it should lead to: at it already, nothing is done; elsewhere, it is refused")
 	}
 	return cmd
 }
@@ -246,6 +263,8 @@ func (a *app) writeStep(op string, f migrateFlags, s migrate.Step) error {
 	switch {
 	case f.dryRun && op == "repair":
 		line = fmt.Sprintf("%s: it would write the record that is missing, with stage %s", op, s.To)
+	case f.to != "" && s.From == s.To:
+		line = fmt.Sprintf("%s: at stage %s already", op, s.To)
 	case f.dryRun && s.From == s.To:
 		line = fmt.Sprintf("%s: at stage %s, which is the last", op, s.To)
 	case f.dryRun && s.From == "":
