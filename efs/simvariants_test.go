@@ -59,6 +59,7 @@ var variants = []*variant{
 	{name: "the former value is removed first", from: withValues, fs: func(f fsys.FS) fsys.FS { return formerFirst{f} }},
 	{name: "values swept without proof of holding", from: withValues | 5800, fs: func(f fsys.FS) fsys.FS { return &blindSweep{FS: f} }},
 	{name: "a value's name remembered", from: withValues, fs: func(f fsys.FS) fsys.FS { return &oldNames{FS: f} }},
+	{name: "an empty file's mtime believed", fs: func(f fsys.FS) fsys.FS { return emptyTime{f} }},
 	{name: "no look at the lease", blind: behind, guard: func(g guard.Guard) guard.Guard { return forever{g} }},
 }
 
@@ -189,6 +190,15 @@ func (f *oldTime) Stat(path string, fresh bool) (fsys.Info, error) {
 		return f.last, nil
 	}
 	return f.FS.Stat(path, fresh)
+}
+
+// emptyTime takes a file's mtime for the time at which it was made.
+type emptyTime struct{ fsys.FS }
+
+func (f emptyTime) Read(path string, most int) ([]byte, fsys.Info, error) {
+	content, i, err := f.FS.Read(path, most)
+	i.Ctime = i.Mtime
+	return content, i, err
 }
 
 // lostIsDone takes every move without an answer for done, and lostIsGone for not done.

@@ -57,6 +57,11 @@
 // heartbeat takes half a second through it. A keepalive that is answered with less
 // than the whole TTL is no renewal.
 //
+// Not so with its option --experimental-leasing-prefix: such a proxy answers
+// comparisons by itself, and keeps keys whose lease is over (findings/etcd-leasing-*.sh).
+// Nothing here can tell it from another. One of version 3.4 was also seen to close
+// connections again and again ("too_many_pings").
+//
 // A single etcd of version 3.6 or 3.7 takes 7 s to end on SIGTERM while a client has
 // a stream open, as backends have for keepalives and watches.
 //

@@ -18,7 +18,7 @@ set -euo pipefail
 work=$(mktemp -d)
 alone=findings$$a majority=findings$$b pids=
 cleanup() {
-	{ [ -z "$pids" ] || kill -KILL $pids; wait; } 2>/dev/null || true
+	{ [ -z "$pids" ] || kill -KILL $pids; wait $pids; } 2>/dev/null || true
 	for n in $alone $majority; do ip netns del "$n" 2>/dev/null || true; done
 	rm -rf "$work"
 }
@@ -34,7 +34,7 @@ ip netns add $majority
 ip -n $alone link add cable type veth peer name cable netns $majority
 ip -n $alone addr add 192.0.2.1/24 dev cable
 ip -n $majority addr add 192.0.2.2/24 dev cable
-for n in $alone $majority; do ip -n $n link set lo up && ip -n $n link set cable up; done
+for n in $alone $majority; do ip -n "$n" link set lo up && ip -n "$n" link set cable up; done
 member() { # NAMESPACE NAME ADDRESS CLIENTPORT PEERPORT
 	ip netns exec "$1" etcd --name "$2" --data-dir "$work/$2" --listen-client-urls "http://$3:$4" --advertise-client-urls "http://$3:$4" \
 		--listen-peer-urls "http://$3:$5" --initial-advertise-peer-urls "http://$3:$5" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# etcd 3.4.23 (Debian 12; the Go package client/v3/leasing v3.7.3 has the same lines): at a leasing proxy
+# etcd 3.4.23 (Debian 12; the Go package client/v3/leasing v3.7.3 does the same): at a leasing proxy
 # a key that does not exist is equal to everything. When the proxy has the keys of a transaction that
 # writes nothing, it evaluates the comparisons itself, and for a key that it knows to be missing it
 # looks at nothing: "=" holds, with any value, version, revision or lease, and "!=", "<" and ">" do not.
@@ -16,7 +16,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 pids=
-trap '{ [ -z "$pids" ] || kill -KILL $pids; wait; } 2>/dev/null || true; rm -rf "$work"' EXIT
+trap '{ [ -z "$pids" ] || kill -KILL $pids; wait $pids; } 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 get() { (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq etcd-server=3.4.23-4+b4 etcd-client=3.4.23-4+b4 >/dev/null); }
 get 2>/dev/null || { apt-get update -qq && get; }

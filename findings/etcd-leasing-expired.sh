@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# etcd 3.4.23 (Debian 12; the Go package client/v3/leasing v3.7.3 has the same lines): behind a leasing
+# etcd 3.4.23 (Debian 12; the Go package client/v3/leasing v3.7.3 does the same): behind a leasing
 # proxy a key that expired is still there, for as long as the proxy runs. The proxy keeps a key that was
 # asked for, and tells etcd that it does, so that who writes through another such proxy takes it back
 # first. A key is not kept if it has a lease, since etcd itself will remove it then and tell
@@ -17,7 +17,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 pids=
-trap '{ [ -z "$pids" ] || kill -KILL $pids; wait; } 2>/dev/null || true; rm -rf "$work"' EXIT
+trap '{ [ -z "$pids" ] || kill -KILL $pids; wait $pids; } 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 get() { (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq etcd-server=3.4.23-4+b4 etcd-client=3.4.23-4+b4 >/dev/null); }
 get 2>/dev/null || { apt-get update -qq && get; }

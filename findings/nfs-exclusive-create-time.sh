@@ -2,14 +2,15 @@
 # Linux 6.1 (Debian 12's user-mode-linux 6.1um4, nfs-utils 2.6.2), as NFSv4.1 server and client: a file that
 # is made with O_EXCL has for a while a time of last change that is not a time. The server puts the
 # request's verifier there, and Linux clients send the clock ticks since they started: it reads
-# 2038-01-18 while the client has been up for less than 5 minutes, and after that the first weeks
-# of 1970. Only the client's next request, SETATTR, puts the present in. If it is late, or never comes
-# because the client was cut off or has died, the file stays as it is, for everybody who looks.
+# 2038-01-18 while the client has been up for less than 5 minutes, begins with 1970 then (seen after
+# 310 s: 1970-01-01 01:05:53), and is months or years further with each day. Only the client's next
+# request, SETATTR, puts the present in. If that is late, or never comes because the client
+# was cut off or has died, the file stays as it is, for everybody who looks.
 #
 # Expected: a new file's time is the present, from its first moment on. Lock files are made with O_EXCL, and
-# are said to be stale when that time is long ago, or waited for until it is: one that has just
-# been made is 56 years old to whoever looks before the second request, and one whose
-# maker died there is never stale, or at once. The time of change of status (ctime) is right all along.
+# are said to be stale when that time is long ago. One that has just been made can be decades old to
+# whoever looks before the second request, and is broken then though its maker lives; one whose maker
+# died there may not be stale for ten years. The time of change of status (ctime) is right all along.
 # RFC 5661 (18.16.3) allows a server to keep a verifier in attributes. open(2) and nfs(5) do not say it.
 #
 # It takes that kernel, which runs as a program, and what NFS needs from Debian, into a temporary folder.

@@ -52,7 +52,7 @@ take() { # OPERATOR: takes a job in a transaction that is rolled back, and says 
 sql -c "CREATE TABLE jobs (id bigserial PRIMARY KEY, state text NOT NULL) WITH (autovacuum_enabled = false)" -c "CREATE INDEX ON jobs (state)" \
 	-c "INSERT INTO jobs (state) SELECT 'done' FROM generate_series(1, 10000)" -c "ANALYZE jobs" \
 	-c "INSERT INTO jobs (state) SELECT 'ready' FROM generate_series(1, 5)"
-many=$(take IN) equal=$(take =)
+many=$(take IN) equal=$(take '=')
 sql -c "ANALYZE jobs"
 one=$(take IN)
 echo "5 jobs are ready. Taken with IN: $many; with =: $equal; with IN after ANALYZE: $one"

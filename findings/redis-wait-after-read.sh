@@ -16,7 +16,7 @@ set -euo pipefail
 command -v redis-server >/dev/null && command -v python3 >/dev/null ||
 	apt-get install -y -qq --no-install-recommends redis-server python3 >/dev/null
 work=$(mktemp -d)
-primary= replica=
+primary='' replica=''
 trap '{ [ -z "$replica" ] || kill -CONT "$replica"; kill -KILL $primary $replica; wait $primary $replica; } 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }

@@ -23,6 +23,7 @@ type Info struct {
 	ID    ID
 	Mode  fs.FileMode
 	Mtime time.Time
+	Ctime time.Time // of the last change of anything about it, its name included
 	Size  int64
 	Nlink uint64
 	UID   uint32

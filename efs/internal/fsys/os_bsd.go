@@ -45,6 +45,7 @@ func infoOf(st *unix.Stat_t) Info {
 		ID:    ID{uint64(st.Dev), uint64(st.Ino)},
 		Mode:  goMode(uint32(st.Mode)),
 		Mtime: time.Unix(st.Mtim.Unix()),
+		Ctime: time.Unix(st.Ctim.Unix()),
 		Size:  st.Size,
 		Nlink: uint64(st.Nlink),
 		UID:   st.Uid,

@@ -41,6 +41,7 @@ func statx(fd int, path string, flags int) (Info, error) {
 		ID:    ID{uint64(st.Dev_major)<<32 | uint64(st.Dev_minor), st.Ino},
 		Mode:  goMode(uint32(st.Mode)),
 		Mtime: time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)),
+		Ctime: time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec)),
 		Size:  int64(st.Size),
 		Nlink: uint64(st.Nlink),
 		UID:   st.Uid,

@@ -174,7 +174,7 @@ func (o Options) record(d *statedir.Dir, s seen) (backend.Record, error) {
 	default:
 		r.Note = "by a lock file that is empty"
 	}
-	age, remaining, err := d.FileAge(s.signature(), s.Mtime, ttl)
+	age, remaining, err := d.FileAge(s.signature(), s.changed(), ttl)
 	if err != nil {
 		return r, fmt.Errorf("read the file server's clock: %w", err)
 	}
@@ -185,6 +185,18 @@ func (o Options) record(d *statedir.Dir, s seen) (backend.Record, error) {
 		r.State, r.Remaining = backend.Stale, 0
 	}
 	return r, nil
+}
+
+// changed is when a lock file was changed last. The mtime of one that is empty may be no
+// time. A file that is made exclusively on NFS has for a while what its maker's client sent to
+// be known by, its ticks since it started: 1970, 2038, or anything between. The client's next
+// request puts the present in, before anything is written; if the client has died it stays.
+// Its ctime is right all along.
+func (s seen) changed() time.Time {
+	if s.Size == 0 && !s.hasp {
+		return s.Ctime
+	}
+	return s.Mtime
 }
 
 func (s seen) signature() string {

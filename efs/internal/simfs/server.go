@@ -26,6 +26,7 @@ type Node struct {
 	data    []byte
 	mode    fs.FileMode
 	mtime   time.Time
+	ctime   time.Time
 	change  uint64
 	links   int
 }
@@ -60,7 +61,7 @@ func NewServer(now func() time.Time, coin func(n int) bool) *Server {
 }
 
 func (s *Server) node(dir bool) *Node {
-	n := &Node{dir: dir, mtime: s.Now(), links: 1, mode: 0o666}
+	n := &Node{dir: dir, mtime: s.Now(), ctime: s.Now(), links: 1, mode: 0o666}
 	if dir {
 		n.mode = 0o777 | fs.ModeDir
 	}
@@ -95,7 +96,7 @@ func (n *Node) drop(name string) {
 
 // touched sets a directory's time after a change.
 func (s *Server) touched(n *Node) {
-	n.mtime = s.Now()
+	n.mtime, n.ctime = s.Now(), s.Now()
 	n.change++
 }
 
@@ -111,7 +112,7 @@ func (s *Server) unlink(dir *Node, name string) {
 }
 
 func (n *Node) info() fsys.Info {
-	return fsys.Info{ID: fsys.ID{Dev: 1, Ino: n.ino}, Mode: n.mode, Mtime: n.mtime, Size: int64(len(n.data)), Nlink: uint64(n.links)}
+	return fsys.Info{ID: fsys.ID{Dev: 1, Ino: n.ino}, Mode: n.mode, Mtime: n.mtime, Ctime: n.ctime, Size: int64(len(n.data)), Nlink: uint64(n.links)}
 }
 
 // IsDir tells what n is.
@@ -167,7 +168,7 @@ func (s *Server) WriteOld(path string, content string, mtime time.Time) {
 	i := strings.LastIndexByte(path, '/')
 	dir := s.At(path[:i])
 	n := s.node(false)
-	n.data, n.mtime = []byte(content), mtime
+	n.data, n.mtime, n.ctime = []byte(content), mtime, mtime
 	dir.put(path[i+1:], n)
 	s.touched(dir)
 }
@@ -205,6 +206,7 @@ func (s *Server) rename(from *Node, a string, to *Node, b string) error {
 	}
 	from.drop(a)
 	to.put(b, src)
+	src.ctime = s.Now()
 	s.touched(from)
 	s.touched(to)
 	return nil

@@ -13,6 +13,7 @@ import (
 // fileSighting is when a file, as it was found, was first seen.
 type fileSighting struct {
 	signature   string
+	changed     time.Time // as the server had it at the first sighting
 	first, last time.Time
 }
 
@@ -32,6 +33,11 @@ func (d *Dir) sighted(signature string) *fileSighting {
 
 // Stood returns for how long something has been seen as it is.
 func (d *Dir) Stood(signature string) time.Duration {
+	return time.Since(d.sight(signature, time.Time{}).first)
+}
+
+// sight notes that something is seen as it is, and was changed then if it is seen for the first time.
+func (d *Dir) sight(signature string, changed time.Time) *fileSighting {
 	now := time.Now()
 	f := d.sighted(signature)
 	if f == nil {
@@ -44,21 +50,26 @@ func (d *Dir) Stood(signature string) time.Duration {
 			}
 			d.files = slices.Delete(d.files, oldest, oldest+1)
 		}
-		d.files = append(d.files, fileSighting{signature: signature, first: now})
+		d.files = append(d.files, fileSighting{signature: signature, changed: changed, first: now})
 		f = &d.files[len(d.files)-1]
 	}
+	if f.changed.IsZero() {
+		f.changed = changed
+	}
 	f.last = now
-	return now.Sub(f.first)
+	return f
 }
 
 // FileAge returns for how long a file has not been changed, and how much of ttl is left.
-func (d *Dir) FileAge(signature string, mtime time.Time, ttl time.Duration) (age, left time.Duration, err error) {
-	stood := d.Stood(signature)
+// It is changed when it is moved aside, as some say: what was said at the first sighting counts.
+func (d *Dir) FileAge(signature string, changed time.Time, ttl time.Duration) (age, left time.Duration, err error) {
+	f := d.sight(signature, changed)
+	stood, changed := time.Since(f.first), f.changed
 	now, err := d.Now()
 	if err != nil {
 		return 0, 0, err
 	}
-	age = max(0, now.Sub(mtime), stood)
+	age = max(0, now.Sub(changed), stood)
 	return age, add(ttl, d.clock.slack(ttl)) - age, nil
 }
 
