@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hasplock/hasp/realtest/internal/port"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -32,7 +33,7 @@ func StartCluster(tb testing.TB, n int, opts *Options) *Cluster {
 		for i := range n {
 			name := fmt.Sprintf("m%d", i)
 			s := &Server{tb: tb, member: member{
-				Name: name, Client: FreeAddr(tb), Peer: FreeAddr(tb),
+				Name: name, Client: port.Free(tb), Peer: port.Free(tb),
 				Quota: opts.Quota, AuthTokenTTL: opts.AuthTokenTTL, Fsync: opts.Fsync, CertFile: opts.CertFile, KeyFile: opts.KeyFile,
 			}}
 			s.member.Dir, s.log = dataDir(tb, name)
@@ -156,7 +157,7 @@ func (c *Cluster) Add() *Server {
 	defer cancel()
 	s := &Server{tb: c.tb, member: c.Members[0].member}
 	s.member.Name = fmt.Sprintf("m%d", len(c.Members))
-	s.member.Client, s.member.Peer, s.member.Join = FreeAddr(c.tb), FreeAddr(c.tb), true
+	s.member.Client, s.member.Peer, s.member.Join = port.Free(c.tb), port.Free(c.tb), true
 	s.member.Dir, s.log = dataDir(c.tb, s.member.Name)
 	client := c.Client()
 	for {

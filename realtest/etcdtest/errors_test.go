@@ -20,6 +20,7 @@ import (
 
 	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/realtest/etcdtest"
+	"github.com/hasplock/hasp/realtest/internal/port"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -67,14 +68,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	defer l.Close()
 	silent := l.Addr().String() // accepts, and never answers
-	l2, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l2.Addr().String()
-	if err := l2.Close(); err != nil {
-		t.Fatal(err)
-	}
+	closed := port.Nobody
 	mustFail(t, 2*time.Second, opening("etcd://"+closed+"/"), true, closed, "connection refused")
 	mustFail(t, 2*time.Second, opening("etcd://"+silent+"/"), true, silent, "cannot be reached")
 	mustFail(t, 2*time.Second, opening("etcd://"+silent+","+closed+"/"), true, silent, closed, "connection refused")

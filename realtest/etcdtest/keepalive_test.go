@@ -12,6 +12,7 @@ import (
 	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/etcdlock"
 	"github.com/hasplock/hasp/realtest/etcdtest"
+	"github.com/hasplock/hasp/realtest/internal/port"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -124,7 +125,7 @@ func TestThroughGRPCProxy(t *testing.T) {
 		t.Skip(err)
 	}
 	srv := etcdtest.Start(t, nil)
-	addr := etcdtest.FreeAddr(t)
+	addr := port.Free(t)
 	cmd := exec.Command(path, "grpc-proxy", "start", "--endpoints="+srv.Addr(), "--listen-addr="+addr, "--data-dir="+t.TempDir())
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hasplock/hasp/realtest/internal/port"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -40,7 +41,7 @@ func StartProgram(tb testing.TB, path string, flags ...string) *Program {
 	var err error
 	// A port may be taken between being found and being used.
 	for range 3 {
-		p := &Program{tb: tb, addr: FreeAddr(tb)}
+		p := &Program{tb: tb, addr: port.Free(tb)}
 		if err = p.start(path, flags); err == nil {
 			return p
 		}
@@ -51,7 +52,7 @@ func StartProgram(tb testing.TB, path string, flags ...string) *Program {
 
 func (p *Program) start(path string, flags []string) error {
 	dir, _ := dataDir(p.tb, "etcd")
-	client, peer := "http://"+p.addr, "http://"+FreeAddr(p.tb)
+	client, peer := "http://"+p.addr, "http://"+port.Free(p.tb)
 	cmd := exec.Command(path, append([]string{
 		"--name=etcdtest", "--data-dir=" + dir, "--log-level=error", "--unsafe-no-fsync",
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,

@@ -10,8 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,25 +56,6 @@ type Server struct {
 func Start(tb testing.TB, opts *Options) *Server {
 	tb.Helper()
 	return StartCluster(tb, 1, opts).Members[0]
-}
-
-// FreeAddr finds an address to listen on. Ports below those that the kernel
-// gives to outgoing connections are not taken by one between here and there.
-func FreeAddr(tb testing.TB) string {
-	tb.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			tb.Fatalf("etcdtest: %v", err)
-		}
-		return addr
-	}
-	tb.Fatal("etcdtest: found no free port on 127.0.0.1 between 10000 and 30000")
-	return ""
 }
 
 // start starts the process without waiting until it is ready.

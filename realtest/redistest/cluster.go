@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -21,6 +22,10 @@ type Cluster struct {
 type ClusterOptions struct {
 	// Persist is as in Options.
 	Persist bool
+	// NodeTimeout is for how long a node may say nothing before the others give it up:
+	// then nobody serves, until twice that time after it is back. 0 is a minute, which no
+	// node is silent for that is only short of processors, or waits for its disk.
+	NodeTimeout time.Duration
 	// Proxied has each node tell its clients, and URL say, the address of a proxy in
 	// front of it. Nodes reach each other without.
 	Proxied bool
@@ -40,14 +45,15 @@ func StartClusterWith(tb testing.TB, o ClusterOptions) *Cluster {
 	tb.Helper()
 	c := &Cluster{tb: tb}
 	const masters = 3
+	timeout := cmp.Or(o.NodeTimeout, time.Minute)
 	for i := range masters {
-		config := []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-port", portOf(freeAddr(tb))}
+		config := []string{"--cluster-node-timeout", fmt.Sprint(timeout.Milliseconds())}
 		if o.Proxied {
 			p := StartProxy(tb, "")
 			c.Proxies = append(c.Proxies, p)
 			config = append(config, "--cluster-announce-port", portOf(p.Addr()))
 		}
-		s := Start(tb, &Options{Binary: true, Persist: o.Persist, Config: config})
+		s := Start(tb, &Options{Cluster: true, Persist: o.Persist, Config: config})
 		if o.Proxied {
 			c.Proxies[i].Retarget(s.addr)
 		}
@@ -57,7 +63,7 @@ func StartClusterWith(tb testing.TB, o ClusterOptions) *Cluster {
 		c.Nodes = append(c.Nodes, s)
 	}
 	for _, s := range c.Nodes[1:] {
-		s.Do("cluster", "meet", "127.0.0.1", s0port(c), busPort(c.Nodes[0]))
+		s.Do("cluster", "meet", "127.0.0.1", c.Nodes[0].port(), c.Nodes[0].bus)
 	}
 	c.Await()
 	return c
@@ -72,17 +78,6 @@ func (c *Cluster) Await() {
 }
 
 func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
-
-func s0port(c *Cluster) string { return c.Nodes[0].port() }
-
-func busPort(s *Server) string {
-	for i, a := range s.opts.Config {
-		if a == "--cluster-port" {
-			return s.opts.Config[i+1]
-		}
-	}
-	return ""
-}
 
 // await waits until a node knows that all slots are served.
 func (c *Cluster) await(s *Server) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/realtest/internal/port"
 	"github.com/hasplock/hasp/realtest/redistest"
 )
 
@@ -272,8 +273,8 @@ func startTwemproxy(t *testing.T, target string) (addr string) {
 	}
 	dir := t.TempDir()
 	for range 5 {
-		addr = closedAddr(t)
-		_, stats, _ := strings.Cut(closedAddr(t), ":")
+		addr = port.Free(t)
+		_, stats, _ := strings.Cut(port.Free(t), ":")
 		conf := fmt.Sprintf("alpha:\n  listen: %s\n  redis: true\n  hash_tag: \"{}\"\n  servers:\n   - %s:1\n", addr, target)
 		if err := os.WriteFile(dir+"/conf.yml", []byte(conf), 0o600); err != nil {
 			t.Fatal(err)
@@ -320,7 +321,7 @@ func TestDoctorTwemproxy(t *testing.T) {
 
 // A server that is not there, or does not answer, is told in time.
 func TestDoctorAway(t *testing.T) {
-	d, usable := examine(t, "redis://"+closedAddr(t))
+	d, usable := examine(t, "redis://"+port.Nobody)
 	d.mustHave(t, backend.LevelProblem, "reach", "connection refused", "see whether the server runs")
 	if usable {
 		t.Error("it can be tried")
@@ -334,17 +335,6 @@ func TestDoctorAway(t *testing.T) {
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("it took %v", took)
 	}
-}
-
-// closedAddr is one at which nothing listens.
-func closedAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func answersPing(addr string) bool {

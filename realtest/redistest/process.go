@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hasplock/hasp/realtest/internal/child"
+	"github.com/hasplock/hasp/realtest/internal/port"
 )
 
 // process is a redis-server of ours.
@@ -45,9 +46,12 @@ func startProcess(tb testing.TB, o Options) *Server {
 	if o.TLS {
 		s.tls = newCertificate(tb, dir)
 	}
-	// Another process may take the port between our look and the server's start.
+	// Another process may take a port between our look and the server's start.
 	for attempt := 1; ; attempt++ {
-		s.addr = freeAddr(tb)
+		s.addr = port.Free(tb)
+		if o.Cluster {
+			s.bus = portOf(port.Free(tb))
+		}
 		err := s.launch()
 		if err == nil {
 			return s
@@ -58,20 +62,7 @@ func startProcess(tb testing.TB, o Options) *Server {
 	}
 }
 
-func freeAddr(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func (s *Server) port() string {
-	_, port, _ := net.SplitHostPort(s.addr)
-	return port
-}
+func (s *Server) port() string { return portOf(s.addr) }
 
 func (s *Server) socket() string { return filepath.Join(s.dir, "redis.sock") }
 
@@ -89,6 +80,9 @@ func (s *Server) launch() error {
 	}
 	if s.opts.Unix {
 		args = append(args, "--unixsocket", s.socket())
+	}
+	if s.opts.Cluster {
+		args = append(args, "--cluster-enabled", "yes", "--cluster-port", s.bus)
 	}
 	if s.opts.Persist {
 		args = append(args, "--appendonly", "yes", "--appendfsync", "always")

@@ -42,12 +42,14 @@ type Options struct {
 	// Persist makes the server write each change to disk before it answers, so
 	// that a restart forgets nothing.
 	Persist bool
+	// Cluster makes the server one of a Redis Cluster.
+	Cluster bool
 	// Config are further arguments of redis-server, such as "--maxmemory", "2mb".
 	Config []string
 }
 
 func (o Options) binary() bool {
-	return o.Binary || o.Program != "" || o.Password != "" || o.TLS || o.Unix || o.Persist || len(o.Config) > 0
+	return o.Binary || o.Program != "" || o.Password != "" || o.TLS || o.Unix || o.Persist || o.Cluster || len(o.Config) > 0
 }
 
 func (o Options) program() string {
@@ -76,6 +78,7 @@ type Server struct {
 	tb   testing.TB
 	opts Options
 	addr string // host:port
+	bus  string // a cluster's port
 	dir  string // of a child's files
 	proc *process
 	tls  *certificate

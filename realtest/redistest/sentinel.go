@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/hasplock/hasp/realtest/internal/port"
 )
 
 // StartSentinel starts a sentinel that knows primary by name, and waits until it tells
 // where it is. Its clients use URLs with master_name.
 func StartSentinel(tb testing.TB, primary *Server, name string) *Server {
 	tb.Helper()
-	s := &Server{tb: tb, addr: freeAddr(tb), dir: tb.TempDir()}
+	s := &Server{tb: tb, addr: port.Free(tb), dir: tb.TempDir()}
 	config := filepath.Join(s.dir, "sentinel.conf") // it writes to it
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %s 127.0.0.1 %s 1\n", s.port(), s.dir, name, primary.port())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {

@@ -57,7 +57,7 @@ func redisServer(tb testing.TB, persist bool) *store {
 
 func newRedisCluster(tb testing.TB) *store {
 	tb.Helper()
-	c := redistest.StartClusterWith(tb, redistest.ClusterOptions{Persist: true, Proxied: true})
+	c := redistest.StartClusterWith(tb, redistest.ClusterOptions{Persist: true, Proxied: true, NodeTimeout: ttl})
 	// Clients learn the nodes' addresses from the nodes, which know one proxy each.
 	s := &store{name: "redis cluster", urls: []string{c.URL()}, direct: c.URL(), bound: 40 * time.Second, long: ttl, healthy: c.Await}
 	for i, n := range c.Nodes {
