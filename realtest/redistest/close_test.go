@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hasplock/hasp"
+	"github.com/hasplock/hasp/realtest/internal/pause"
 	"github.com/hasplock/hasp/realtest/redistest"
 	"github.com/hasplock/hasp/redislock"
 )
@@ -37,7 +38,7 @@ func TestCloseLeavesTheQueue(t *testing.T) {
 	s := redistest.Start(t, nil)
 	holder := open(t, s.URL("patience=1h"))
 	g := acquire(t, holder, "k", claim(time.Minute))
-	for range 2 { // the first by its turn, the second from its place
+	for round := 0; round < 2; {
 		b := open(t, s.URL("patience=1h"))
 		wake, _ := mustWatch(t, b, "k", claim(time.Minute))
 		last := open(t, s.URL("patience=1h"))
@@ -48,19 +49,24 @@ func TestCloseLeavesTheQueue(t *testing.T) {
 		next, stop := mustWatch(t, holder, "k", c)
 		release(t, holder, g)
 		mustWake(t, "the first", wake)
-		for _, closes := range []*redislock.Backend{last, b} {
+		stood := pause.Watch()
+		for _, closes := range []*redislock.Backend{last, b} { // one from its place, the other by its turn
 			if err := closes.Close(); err != nil {
 				t.Fatal(err)
 			}
 		}
+		if late := stood(); late > 200*time.Millisecond { // it tries for 500 ms only
+			t.Logf("the machine stood still for %v: that says nothing", late)
+			stop(false)
+			s.Do("del", "hasp:{k}:turn", "hasp:{k}:queue")
+			g = acquire(t, holder, "k", claim(time.Minute))
+			continue
+		}
+		round++
 		mustWake(t, "who waits behind", next)
 		g = acquire(t, holder, "k", c)
 		stop(true)
 	}
 	release(t, holder, g)
-	for _, k := range s.Keys() {
-		if k != "hasp:{k}" {
-			t.Errorf("%s is left behind", k)
-		}
-	}
+	mustLeaveNothing(t, s.Keys)
 }

@@ -45,6 +45,7 @@ func TestCluster(t *testing.T) {
 	})
 
 	t.Run("queue", func(t *testing.T) {
+		a, b := open(t, c.URL(unhurried)), open(t, c.URL(unhurried))
 		for i := range 10 { // on each of the nodes
 			key := fmt.Sprint("queue/", i)
 			g := acquire(t, a, key, claim(time.Minute))

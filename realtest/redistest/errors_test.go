@@ -11,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/realtest/internal/pause"
+	"github.com/hasplock/hasp/realtest/internal/port"
 	"github.com/hasplock/hasp/realtest/redistest"
 	"github.com/hasplock/hasp/redislock"
 )
@@ -18,17 +20,27 @@ import (
 // mustNotOpen opens url, and the error must have all the words and none of secret.
 func mustNotOpen(t *testing.T, url string, words ...string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	start := time.Now()
-	b, err := backend.Open(ctx, url)
-	if err == nil {
-		b.Close()
-		t.Errorf("%s: opened", url)
-		return nil
-	}
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("%s: failed after %v, the deadline was 2 s", url, took)
+	var err error
+	begun := time.Now()
+	for again := true; again; {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		start, stood := time.Now(), pause.Watch()
+		var b backend.Backend
+		b, err = backend.Open(ctx, url)
+		took := time.Since(start)
+		cancel()
+		if err == nil {
+			stood()
+			b.Close()
+			t.Errorf("%s: opened", url)
+			return nil
+		}
+		late := stood()
+		// Where the machine stands still, what there is to say may not come in time.
+		again = late > time.Second/2 && took >= 2*time.Second && time.Since(begun) < patient
+		if took-late > 3*time.Second {
+			t.Errorf("%s: failed after %v, the deadline was 2 s", url, took)
+		}
 	}
 	for _, w := range words {
 		if !strings.Contains(err.Error(), w) {
@@ -54,12 +66,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 	silent := l.Addr().String() // accepts in the kernel, and nobody answers
 	defer l.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := free.Addr().String()
-	free.Close()
+	closed := port.Nobody
 
 	mustNotOpen(t, "redis://"+closed, "connection refused")
 	mustNotOpen(t, "rediss://"+closed, "connection refused")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +15,10 @@ import (
 
 // patient is how long a test waits for what must happen: far more than it takes.
 const patient = 20 * time.Second
+
+// unhurried lets who has its turn take its time: with the default, one that stands still
+// for a second is passed over.
+const unhurried = "patience=1h"
 
 func open(tb testing.TB, url string) *redislock.Backend {
 	tb.Helper()
@@ -90,6 +96,23 @@ func mustWake(tb testing.TB, what string, wake <-chan struct{}) {
 	case <-wake:
 	case <-time.After(patient):
 		tb.Fatalf("%s was not woken", what)
+	}
+}
+
+// mustLeaveNothing waits until there are free locks and nothing else. A waiter that left
+// while its client looked after it may be put back, and is taken off once more; else its
+// queue would be there for a minute.
+func mustLeaveNothing(tb testing.TB, keys func() []string) {
+	tb.Helper()
+	var left []string
+	for deadline := time.Now().Add(patient); ; time.Sleep(10 * time.Millisecond) {
+		left = slices.DeleteFunc(keys(), func(k string) bool { return strings.HasSuffix(k, "}") })
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%q are left behind", left)
+		}
 	}
 }
 

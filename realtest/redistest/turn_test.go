@@ -21,7 +21,7 @@ func TestTurnOutlastsALateRelease(t *testing.T) {
 			return b.Break(context.Background(), g.Key, g.Token)
 		},
 	} {
-		holder, one, two := open(t, s.URL()), open(t, s.URL()), open(t, s.URL())
+		holder, one, two := open(t, s.URL(unhurried)), open(t, s.URL(unhurried)), open(t, s.URL(unhurried))
 		g := acquire(t, holder, what, claim(300*time.Millisecond))
 		first, second := claim(time.Minute), claim(time.Minute)
 		wake, stop := mustWatch(t, one, what, first)
@@ -44,7 +44,7 @@ func TestTurnOutlastsALateRelease(t *testing.T) {
 // stopped gives that up.
 func TestTurnAfterAReleaseIsGivenUp(t *testing.T) {
 	s := redistest.Start(t, nil)
-	b := open(t, s.URL())
+	b := open(t, s.URL(unhurried))
 	g := acquire(t, b, "k", claim(time.Minute))
 	c := claim(time.Minute)
 	wake, stop := mustWatch(t, b, "k", c)
