@@ -209,7 +209,13 @@ func (t *tokens) lift(key string, bs bases, rev int64, floor uint64) (bases, []c
 	if want := floor + 1; rev > 0 && want > uint64(rev) {
 		need = want - uint64(rev)
 	}
-	if floor <= micros(ahead) {
+	if most := micros(ahead); floor <= most {
+		// Floors follow a clock, that of another store as a rule. Raised to just what is
+		// needed, the base would be written anew with every grant, and all who are about
+		// to acquire any key would have to begin again.
+		if rev > 0 && most > uint64(rev) {
+			need = max(need, most-uint64(rev))
+		}
 		bs.all = base{sum: max(bs.all.sum, need), floor: max(bs.all.floor, floor), keyed: bs.all.keyed}.encode()
 		return bs, ops{clientv3.OpPut(t.names.base(), bs.all.text)}, nil
 	}

@@ -1,11 +1,14 @@
 package etcdtest_test
 
 import (
+	"fmt"
 	"math"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/etcdlock"
 	"github.com/hasplock/hasp/realtest/etcdtest"
 )
 
@@ -57,6 +60,39 @@ func TestTokenFloor(t *testing.T) {
 		}
 	}
 	mustHaveNoLocks(t, srv)
+}
+
+// Many keys are acquired at once, each with the clock as its floor, as in a migration from
+// or to a store whose tokens are that. Not each of them writes the base anew: then all
+// the others would have to begin again, some of them time after time.
+func TestFloorsOfManyKeys(t *testing.T) {
+	srv := etcdtest.Start(t, nil)
+	// that of a store which is so old that the clock has overtaken it
+	if _, err := srv.Client().Put(testContext(t), etcdlock.DefaultPrefix+"token-base", "1000 0"); err != nil {
+		t.Fatal(err)
+	}
+	bs := []*etcdlock.Backend{newBackend(t, srv.Client()), newBackend(t, srv.Client())}
+	for round := range 3 {
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				b, c := bs[i%len(bs)], claim(time.Minute)
+				c.TokenFloor = uint64(time.Now().UnixMicro())
+				g, err := b.Acquire(testContext(t), fmt.Sprint("k", i), c)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if g.Token <= c.TokenFloor || g.Token > uint64(time.Now().Add(2*time.Minute).UnixMicro()) {
+					t.Errorf("round %d: token %d, the floor is %d", round, g.Token, c.TokenFloor)
+				}
+				if err := b.Release(testContext(t), g); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
 func TestRaiseToken(t *testing.T) {
