@@ -64,11 +64,11 @@ func unmount(t *testing.T, dir string) {
 	t.Helper()
 	var out []byte
 	var err error
-	for range 50 { // who looked at it a moment ago may not have closed it
+	// who looked at it a moment ago may not have closed it
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if out, err = exec.Command("umount", dir).CombinedOutput(); err == nil {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	t.Errorf("umount: %s", out)
 	_ = exec.Command("umount", "-l", dir).Run()

@@ -107,8 +107,8 @@ func TestOpenWaitsForPassingStates(t *testing.T) {
 			}, "maxclients"},
 			"LOADING": {func(t *testing.T) (string, func()) {
 				s := redistest.Start(t, &redistest.Options{Program: program, Loading: true,
-					Config: []string{"--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"}})
-				s.Do("eval", "for i = 1, 20000 do redis.call('SET', i, string.rep('x', 2000)) end", 0)
+					Config: []string{"--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"}})
+				s.Do("eval", "for i = 1, 2000 do redis.call('SET', i, string.rep('x', 2000)) end", 0)
 				s.Do("save")
 				s.Restart() // it would load for minutes
 				return s.URL(), func() { s.Do("config", "set", "key-load-delay", "0") }
