@@ -21,7 +21,7 @@ import (
 	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-func open(t *testing.T, dir string, opts *Options) *Backend {
+func open(t testing.TB, dir string, opts *Options) *Backend {
 	t.Helper()
 	b, err := Open(dir, opts)
 	if err != nil {

@@ -202,7 +202,7 @@ func sealedAndRobbed(b *Backend) (backend.Grant, error) {
 
 // unsealed repeats an operator's command until nothing is in the way, with b. Once a lock
 // is sealed nobody gets it before that.
-func (sc scenario) unsealed(t *testing.T, b *Backend) {
+func (sc scenario) unsealed(t testing.TB, b *Backend) {
 	t.Helper()
 	again := func(what string, do func() error) {
 		t.Helper()
@@ -373,7 +373,7 @@ func crashChild(spec string) int {
 }
 
 // contents lists a directory and its state directory.
-func contents(t *testing.T, dir string) []string {
+func contents(t testing.TB, dir string) []string {
 	t.Helper()
 	var names []string
 	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
@@ -392,7 +392,7 @@ func contents(t *testing.T, dir string) []string {
 // recovers checks what must be true after a crash or an error at any step: the
 // lock can be had within TTL plus a second, its token is greater than all before, its
 // value is one that was set, and nothing remains but the state directory with one baton.
-func recovers(t *testing.T, dir, mode string, above uint64, sc scenario) {
+func recovers(t testing.TB, dir, mode string, above uint64, sc scenario) {
 	t.Helper()
 	ttl := ttlOf(sc)
 	b, _, err := openMode(dir, mode)
@@ -523,7 +523,8 @@ func TestErrorAtEveryStep(t *testing.T) {
 			for _, f := range faults {
 				t.Run(fmt.Sprintf("%s/%s/%s", sc.name, mode, f.name), func(t *testing.T) {
 					t.Parallel()
-					for at := 1; ; at++ {
+					cut := true
+					one := func(t testing.TB, at int) {
 						dir := t.TempDir()
 						b, c, err := openMode(dir, mode)
 						if err != nil {
@@ -547,7 +548,7 @@ func TestErrorAtEveryStep(t *testing.T) {
 						err = sc.run(b, g)
 						c.Arm(false)
 						n, op := c.Count()
-						cut := n >= at
+						cut = n >= at
 						where := fmt.Sprintf("step %d (%s), which returned %v", at, op, err)
 						token := afterError(t, b, sc, g, err, where)
 						b.Close()
@@ -555,9 +556,9 @@ func TestErrorAtEveryStep(t *testing.T) {
 						if t.Failed() {
 							t.Fatal(where)
 						}
-						if !cut {
-							return
-						}
+					}
+					for at := 1; cut && !t.Failed(); at++ {
+						try(t, func(t testing.TB) { one(t, at) })
 					}
 				})
 			}
@@ -567,7 +568,7 @@ func TestErrorAtEveryStep(t *testing.T) {
 
 // afterError does what the engine does with the outcome of a verb, and checks that
 // the outcome was true. It returns the greatest token seen.
-func afterError(t *testing.T, b *Backend, sc scenario, g backend.Grant, err error, where string) uint64 {
+func afterError(t testing.TB, b *Backend, sc scenario, g backend.Grant, err error, where string) uint64 {
 	t.Helper()
 	rec, ierr := b.Inspect(ctxBG, crashKey)
 	if ierr != nil {

@@ -12,7 +12,9 @@ import (
 
 // Three in a tight loop, each of which wants the lock again as soon as it has let go: no
 // waiter is passed over by one of them more than a few times.
-func TestTightLoopsAreFair(t *testing.T) {
+func TestTightLoopsAreFair(t *testing.T) { try(t, tightLoops) }
+
+func tightLoops(t testing.TB) {
 	const clients, grants = 3, 120
 	dir := t.TempDir()
 	var mu sync.Mutex

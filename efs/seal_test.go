@@ -24,7 +24,7 @@ const sealedTo = "redis://user:hunter2@cache:6379/0"
 
 // isSealed checks that nobody gets key, whatever is tried, and that it says where it has
 // moved, without a secret.
-func isSealed(t *testing.T, dir, key string) {
+func isSealed(t testing.TB, dir, key string) {
 	t.Helper()
 	for _, kind := range kinds {
 		b := open(t, dir, &Options{LockFile: kind})
