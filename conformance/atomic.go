@@ -2,8 +2,10 @@ package conformance
 
 import (
 	"errors"
+	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -28,10 +30,12 @@ type contested struct {
 	by   backend.Backend
 }
 
-// eager claims the key until it gets it. It returns false if it did not in time.
-func (x *trial) eager(b backend.Backend, key string, pause time.Duration, until time.Time) (backend.Grant, bool) {
+// eager claims the key until it gets it, with pauses that are about that long. It returns
+// false if an attempt that was begun when it was over had been refused.
+func (x *trial) eager(b backend.Backend, key string, pause time.Duration, over func() bool) (backend.Grant, bool) {
 	c := x.claim(x.long())
-	for time.Now().Before(until) && x.ctx.Err() == nil {
+	for n := 0; x.ctx.Err() == nil; n++ {
+		last := over()
 		g, err := x.attempt(b, key, c)
 		if err == nil {
 			return g, true
@@ -40,10 +44,15 @@ func (x *trial) eager(b backend.Backend, key string, pause time.Duration, until 
 			x.errorf("an attempt gave %q", err)
 			return g, false
 		}
-		if pause == 0 {
+		switch {
+		case last:
+			return g, false
+		case pause == 0 && n < 200:
 			runtime.Gosched()
-		} else {
-			time.Sleep(pause)
+		case pause == 0: // not to keep those from running for whom it waits
+			time.Sleep(50 * time.Microsecond)
+		default: // by chance, lest it always comes before another whose pauses are longer
+			time.Sleep(rand.N(2 * pause))
 		}
 	}
 	return backend.Grant{}, false
@@ -51,7 +60,8 @@ func (x *trial) eager(b backend.Backend, key string, pause time.Duration, until 
 
 // withdrawn has the former holder's request race with a takeover at once: another
 // client withdraws the grant and its successor claims the key, at moments that
-// sweep over the time that the request takes.
+// sweep over the time that the request takes. The TTL is another than its successor's,
+// and does not run out meanwhile: what comes of that is another rule's.
 func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 	a, b, d := x.client(), x.client(), x.client()
 	const beside = 4 // keys at a time
@@ -65,25 +75,37 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 		for range beside {
 			key := x.key()
 			s := silent{asked: time.Now()}
-			s.Grant = x.acquire(a, key, x.ttl())
+			s.Grant = x.acquire(a, key, x.long()/2)
 			start := make(chan struct{})
 			after := func(d time.Duration) {
 				<-start
-				for begun := time.Now(); time.Since(begun) < d; {
+				begun := time.Now()
+				if d > 5*time.Millisecond {
+					time.Sleep(d - 2*time.Millisecond)
+				}
+				for time.Since(begun) < d {
 					runtime.Gosched() // a timer is too coarse
 				}
 			}
+			var freed atomic.Pointer[time.Time] // when the withdrawal was answered
+			over := func() bool { at := freed.Load(); return at != nil && x.tooLong(*at, x.soon()) }
 			x.spawn(&wg, func() {
 				after(max(0, -off))
 				_ = old(s)
 			})
 			x.spawn(&wg, func() {
 				after(max(0, off))
-				_ = d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
+				err := d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
+				for errors.Is(err, backend.ErrUnavailable) && x.ctx.Err() == nil { // its TTL is long
+					x.sleepOr(x.poll())
+					err = d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
+				}
+				now := time.Now()
+				freed.Store(&now)
 			})
 			x.spawn(&wg, func() {
 				<-start
-				if next, ok := x.eager(b, key, 0, time.Now().Add(x.soon()+x.ttl())); ok {
+				if next, ok := x.eager(b, key, 0, over); ok {
 					mu.Lock()
 					got = append(got, contested{s, next, b})
 					mu.Unlock()
@@ -102,8 +124,8 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 }
 
 // expired has the former holders' requests race with takeovers at the moment at
-// which their TTLs run out, all at once.
-func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
+// which their TTLs run out, all at once: each begins by off before or after it.
+func (x *trial) expired(keys int, off func(i int, s silent) time.Duration, old func(i int, s silent) error) []contested {
 	a, b := x.client(), x.client()
 	held := make([]silent, keys)
 	var wg sync.WaitGroup
@@ -126,19 +148,17 @@ func (x *trial) expired(keys int, old func(i int, s silent) error) []contested {
 	var mu sync.Mutex
 	var got []contested
 	for i, s := range held {
-		until := s.answered.Add(2*s.TTL + x.slack(s.answered))
+		over := func() bool { return time.Since(s.end()) > s.TTL+x.slack(s.end()) }
 		x.spawn(&wg, func() {
 			x.sleepOr(time.Until(s.asked.Add(s.TTL * 95 / 100)))
-			if next, ok := x.eager(b, s.Key, x.poll()/10, until); ok {
+			if next, ok := x.eager(b, s.Key, x.poll()/10, over); ok {
 				mu.Lock()
 				got = append(got, contested{s, next, b})
 				mu.Unlock()
 			}
 		})
 		x.spawn(&wg, func() {
-			// around the moment, some before and some after it
-			off := time.Duration(i-keys/2) * 300 * time.Microsecond
-			x.sleepOr(time.Until(s.asked.Add(s.TTL + off)))
+			x.sleepOr(time.Until(s.asked.Add(s.TTL + off(i, s))))
 			_ = old(i, s)
 		})
 	}

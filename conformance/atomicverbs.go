@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -21,15 +22,26 @@ func releaseAtomic(x *trial) {
 	x.undisturbed(x.withdrawn(x.rounds(40), func(s silent) error { return a.Release(x.ctx, s.Grant) }), "Release")
 }
 
+// expiryRounds is how often the rules about the moment at which a TTL runs out wait for
+// it: the shorter it is, the harder the moment is to hit.
+func (x *trial) expiryRounds() int { return int(max(1, min(3, 1500*time.Millisecond/x.ttl()))) }
+
 func expiryAtomic(x *trial) {
 	a := x.client()
-	x.undisturbed(x.expired(24, func(i int, s silent) error {
-		if i%2 == 0 {
-			return a.Release(x.ctx, s.Grant)
-		}
-		_, err := a.Renew(x.ctx, s.Grant)
-		return err
-	}), "Renew or Release")
+	const keys = 24
+	// Some before the moment and some after it, by a request's time; that of a store in
+	// memory is too short for what a timer can hit.
+	span := max(1200*time.Microsecond, x.requestTime(a))
+	around := func(i int, _ silent) time.Duration { return span * time.Duration(2*i-keys) / keys }
+	for range x.expiryRounds() {
+		x.undisturbed(x.expired(keys, around, func(i int, s silent) error {
+			if i%2 == 0 {
+				return a.Release(x.ctx, s.Grant)
+			}
+			_, err := a.Renew(x.ctx, s.Grant)
+			return err
+		}), "Renew or Release")
+	}
 }
 
 func breakAtomic(x *trial) {
@@ -42,8 +54,8 @@ func raiseAtomic(x *trial) {
 	x.undisturbed(x.withdrawn(x.rounds(24), func(s silent) error { return backend.RaiseToken(x.ctx, a, s.Key, s.Token+1) }), "RaiseToken")
 }
 
-// lookAtomic looks again and again from the end of the TTL on, until the key has been
-// taken over.
+// lookAtomic looks again and again from shortly before the end of the TTL on, until the
+// key has been taken over.
 func lookAtomic(x *trial) {
 	a := x.client()
 	looks := []func(s silent){func(s silent) { _, _ = a.Inspect(x.ctx, s.Key) }}
@@ -60,8 +72,9 @@ func lookAtomic(x *trial) {
 	if backend.Has(a, backend.CapBreak) {
 		looks = append(looks, func(s silent) { _ = backend.Break(x.ctx, a, s.Key, s.Token-1) }) // the next one may be Token+1
 	}
-	x.undisturbed(x.expired(24, func(_ int, s silent) error {
-		end := s.answered.Add(s.TTL + x.cfg.Slack)
+	before := func(_ int, s silent) time.Duration { return -s.TTL / 20 }
+	look := func(_ int, s silent) error {
+		end := s.end().Add(x.cfg.Slack)
 		var wg sync.WaitGroup
 		for _, look := range looks {
 			x.spawn(&wg, func() {
@@ -70,13 +83,16 @@ func lookAtomic(x *trial) {
 					if r, err := a.Inspect(x.ctx, s.Key); err != nil || r.State == backend.Held && r.ID != s.ID {
 						return
 					}
-					x.sleepOr(time.Millisecond)
+					x.sleepOr(rand.N(time.Millisecond))
 				}
 			})
 		}
 		wg.Wait()
 		return nil
-	}), "a look, a watch or a Break with another token")
+	}
+	for range x.expiryRounds() {
+		x.undisturbed(x.expired(24, before, look), "a look, a watch or a Break with another token")
+	}
 }
 
 func renewConcurrent(x *trial) {

@@ -146,6 +146,7 @@ func renewBatchTTLs(x *trial) {
 		for i, r := range rs {
 			switch {
 			case r.Err != nil && answered.Sub(first) >= ttl:
+				x.unlessStalled(first, ttl/8)
 				x.latef("a batch was answered %v after the first of its claims, whose TTL is %v, with %q", backend.Round(answered.Sub(first)), ttl, r.Err)
 			case r.Err != nil:
 				x.failf("in a batch, a live grant with a TTL of %v gave %q", gs[i].TTL, r.Err)
@@ -175,7 +176,7 @@ func renewBatchTTLs(x *trial) {
 			if err == nil {
 				break
 			}
-			if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+			if late := begun.Sub(s.end()); late > x.slack(s.end()) {
 				x.failf("%v after the TTL of %v of the %d. key of a batch had run out it was still %q", backend.Round(late), s.TTL, i%3+1, err)
 			}
 			x.sleep(x.poll())

@@ -46,7 +46,7 @@ func breakFrees(x *trial) {
 func breakStale(x *trial) {
 	a, b := x.client(), x.client()
 	held := []silent{x.holdSilently(a, x.key(), x.ttl()), x.holdSilently(a, x.key(), x.ttl())}
-	x.sleep(time.Until(held[1].answered.Add(held[1].TTL + x.cfg.Slack)))
+	x.outlive(held[1])
 	for i, by := range []backend.Backend{b, a} {
 		s := held[i]
 		if err := backend.Break(x.ctx, by, s.Key, s.Token); err != nil && !errors.Is(err, backend.ErrNotHeld) {
@@ -154,21 +154,23 @@ type bare struct{ backend.Backend }
 // of it.
 func (x *trial) broken(holder backend.Backend, ttl, bound time.Duration) time.Duration {
 	l, b := x.lockerOn(holder, func(o *hasp.Options) { o.TTL = ttl }), x.client()
+	asked := time.Now()
 	lease := x.lease(l, x.key())
 	g := lease.Grant()
 	done := lease.Done()
-	x.breakKey(b, g)
+	if err := backend.Break(x.ctx, b, g.Key, g.Token); err != nil {
+		x.unlessStalled(asked, ttl/4) // it was lost before it was broken
+		x.restf("break-frees", "Break with the holder's token gave %q", err)
+	}
 	begun := time.Now()
 	next := x.acquire(b, g.Key, x.long())
-	timer := time.NewTimer(bound)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		x.unlessStalled(begun, bound/8)
+	if _, ok := await(x, done, bound); !ok {
 		x.latef("%v after the break its holder had not been told; its TTL is %v", backend.Round(time.Since(begun)), ttl)
 	}
 	took := time.Since(begun)
+	if took > bound { // its TTL may be over by now, and it has found out by itself
+		x.unlessStalled(begun, 0)
+	}
 	if err := lease.Err(); !errors.Is(err, hasp.ErrLost) {
 		x.failf("the broken lease ended with %v and not ErrLost", err)
 	}

@@ -1,10 +1,6 @@
 package conformance
 
-import (
-	"time"
-
-	"github.com/hasplock/hasp/backend"
-)
+import "github.com/hasplock/hasp/backend"
 
 // Only a backend that is for it can clear, and the others do not have to say so.
 var clearRules = []Rule{
@@ -21,7 +17,7 @@ func clearSparesLive(x *trial) {
 	live := []backend.Grant{x.acquire(a, base+"live", x.long()), x.acquire(b, base+"own", x.long()), x.acquire(a, beyond+"live", x.long())}
 	freed := x.acquire(a, base+"free", x.long())
 	x.release(a, freed)
-	x.sleep(time.Until(s[1].answered.Add(s[1].TTL + x.cfg.Slack)))
+	x.outlive(s[1])
 	outside := x.inspect(b, s[1].Key)
 	for _, stale := range []bool{false, true} {
 		rs, err := backend.Clear(x.ctx, b, base, stale)

@@ -44,16 +44,14 @@ func cancelPrompt(x *trial) {
 	got, _ := x.waiter(ctx, key, hourly)
 	why := errors.New("the user went home")
 	cancel(why)
-	select {
-	case w := <-got:
-		if w.err == nil {
-			x.restf("exclusive-clients", "a second claim got token %d of a key that was held", w.lease.Token())
-		}
-		if !errors.Is(w.err, context.Canceled) || !errors.Is(w.err, why) || !errors.Is(w.err, hasp.ErrHeld) {
-			x.failf("a cancelled waiter got %q, which is not the context's error and its cause joined with the holder", w.err)
-		}
-	case <-time.After(x.soon()):
+	w, ok := await(x, got, x.soon())
+	switch {
+	case !ok:
 		x.failf("a waiter had not returned %v after its context was cancelled", x.soon())
+	case w.err == nil:
+		x.restf("exclusive-clients", "a second claim got token %d of a key that was held", w.lease.Token())
+	case !errors.Is(w.err, context.Canceled) || !errors.Is(w.err, why) || !errors.Is(w.err, hasp.ErrHeld):
+		x.failf("a cancelled waiter got %q, which is not the context's error and its cause joined with the holder", w.err)
 	}
 	x.stillHolds(a, g, "a cancelled waiter")
 }
@@ -69,11 +67,13 @@ func cancelLeavesNothing(x *trial) {
 		if w := <-got; w.err == nil {
 			x.restf("exclusive-clients", "a second claim got token %d of a key that was held", w.lease.Token())
 		}
-		x.returns(2*x.soon(), "Close after a waiter was cancelled", func() {
-			if err := l.Close(); err != nil {
-				x.errorf("Close after a waiter was cancelled gave %q", err)
-			}
-		})
+		var err error
+		begun := time.Now()
+		x.returns(2*x.soon(), "Close after a waiter was cancelled", func() { err = l.Close() })
+		if err != nil {
+			x.unlessStalled(begun, time.Second)
+			x.failf("Close after a waiter was cancelled gave %q", err)
+		}
 	}
 	x.release(a, g)
 	if _, err := x.attempt(b, key, x.claim(x.long())); err != nil {

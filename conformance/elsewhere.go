@@ -44,8 +44,7 @@ func processWoken(x *trial) {
 	key := x.key()
 	for range 2 {
 		w.ask(request{Do: doAcquire, Key: key, TTL: x.long(), Retry: x.poll()}, answerTime)
-		got, _ := x.waiter(x.ctx, key, hourly)
-		x.sleep(1200 * time.Millisecond) // by then the engine has looked again by itself
+		got := x.waitsForWake(x.client(), key)
 		if r := w.ask(request{Do: doRelease}, answerTime); r.Err != "" {
 			x.restf("process-exclusion", "Release by another process gave %s", r.Err)
 		}
@@ -68,11 +67,9 @@ func processLossNotified(x *trial) {
 		x.restf("break-frees", "Break by another process gave %s", r.Err)
 	}
 	begun := time.Now()
-	select {
-	case <-done:
-		x.notef("told %v after the answer; the heartbeat interval is %v", backend.Round(time.Since(begun)), x.long()/3)
-	case <-time.After(x.soon() + 2*x.s.stalls.since(begun)):
+	if _, ok := await(x, done, x.soon()); !ok {
 		x.failf("%v after another process had broken it, the holder had not been told", x.soon())
 	}
+	x.notef("told %v after the answer; the heartbeat interval is %v", backend.Round(time.Since(begun)), x.long()/3)
 	w.quit()
 }

@@ -108,6 +108,7 @@ func historyClients(x *trial) {
 	seed := rand.Uint64()
 	x.notef("seed %d", seed)
 	var wg sync.WaitGroup
+	var contest contest
 	for i := range clients {
 		rnd := rand.New(rand.NewPCG(seed, uint64(i)))
 		l := x.locker(func(o *hasp.Options) { o.TTL = ttl; o.MaxWait = x.wait(); o.Owner = fmt.Sprintf("client-%d", i+1) })
@@ -125,6 +126,7 @@ func historyClients(x *trial) {
 					by = mute
 				}
 				if err := x.contendOnce(by, key, fmt.Sprintf("client-%d", i+1), silent, rnd); err != nil {
+					contest.note(err)
 					x.errorf("client %d, round %d: %v", i+1, round+1, err)
 					return
 				}
@@ -133,6 +135,7 @@ func historyClients(x *trial) {
 	}
 	wg.Wait()
 	if x.failed() {
+		x.unlessStalled(x.start, contest.bearable(x, x.steady()))
 		return
 	}
 	x.checkHolds()

@@ -180,9 +180,10 @@ func retryAfter(x *trial) {
 // says 0 then says that it is not known, and the engine waits for its own retry.
 func lastMoments(x *trial, a, b backend.Backend) {
 	const keys = 8
-	ttl := x.ttl()
 	var wg sync.WaitGroup
-	for range keys {
+	for i := range time.Duration(keys) {
+		// not all at once: the machine may stand still in any moment
+		ttl := x.ttl() + i*x.ttl()/keys
 		s := x.holdSilently(a, x.key(), ttl)
 		x.spawn(&wg, func() {
 			c := x.claim(x.long())

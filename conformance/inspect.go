@@ -62,10 +62,15 @@ func inspectRemaining(x *trial) {
 	if second.Remaining >= first.Remaining {
 		x.failf("first %v were left, and over a second later %v", first.Remaining, second.Remaining)
 	}
+	asked := time.Now()
 	if _, err := a.Renew(x.ctx, s.Grant); err != nil {
 		x.restf("renew-extends", "Renew gave %q", err)
 	}
 	if third := x.inspect(b, s.Key); third.Remaining <= second.Remaining {
+		x.unlessStalled(asked, 100*time.Millisecond)
+		if took := time.Since(asked); took > time.Second {
+			x.latef("%v were left before a renewal, and %v when it and Inspect had taken %v", second.Remaining, third.Remaining, backend.Round(took))
+		}
 		x.failf("%v were left before a renewal and %v after it", second.Remaining, third.Remaining)
 	}
 }

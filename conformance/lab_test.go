@@ -22,6 +22,9 @@ type lab struct {
 	on  string // if set, the defect shows only with keys of this rule
 	// shorts makes it a store that grants less to those who waited, as it may.
 	shorts bool
+	// forgets makes it one that knows nothing any more of a holder whose TTL is over, and
+	// sweeps one that finds out at intervals which holders these are. Both are right.
+	forgets, sweeps bool
 
 	mu       sync.Mutex
 	keys     map[string]*labEntry
@@ -29,9 +32,8 @@ type lab struct {
 	numbered int
 	restarts int
 	wipes    int
-	wakes    int // by a release
-	breaks   int
-	ended    []*labWaiter // that a defect still tells
+	nth      map[string]int // of what a defect counts, by the rule whose key it is
+	ended    []*labWaiter   // that a defect still tells
 }
 
 type labEntry struct {
@@ -56,6 +58,7 @@ type labEntry struct {
 	refusedIDs   map[string]int
 	refusedAt    map[string]uint64 // the holder's token then
 	before       uint64            // the token before last
+	sweeps       bool              // the lab's
 	second       string            // woken although it is another's turn
 	value        backend.Value
 	sets         int // values that the present grant has set
@@ -86,7 +89,7 @@ type labClient struct {
 }
 
 func newLab(mut, on string) *lab {
-	return &lab{mut: mut, on: on, keys: map[string]*labEntry{}, clients: map[*labClient]bool{}}
+	return &lab{mut: mut, on: on, nth: map[string]int{}, keys: map[string]*labEntry{}, clients: map[*labClient]bool{}}
 }
 
 func (s *lab) client() *labClient {
@@ -101,6 +104,13 @@ func (s *lab) client() *labClient {
 // is tells whether this defect is on for this key.
 func (s *lab) is(mut, key string) bool {
 	return s.mut == mut && (s.on == "" || strings.Contains(key, "/"+s.on+"-"))
+}
+
+// twentieth counts for each rule by itself: what the others have done by then is chance.
+func (s *lab) twentieth(key string) bool {
+	rule := path.Base(path.Dir(key))
+	s.nth[rule]++
+	return s.nth[rule]%20 == 0
 }
 
 func (s *lab) entry(key string) *labEntry {
@@ -135,7 +145,7 @@ func (s *lab) entry(key string) *labEntry {
 	}
 	e := s.keys[key]
 	if e == nil {
-		e = &labEntry{key: asked, ids: map[string]string{}, refused: map[*labClient]bool{}, refusedIDs: map[string]int{}, refusedAt: map[string]uint64{}}
+		e = &labEntry{key: asked, sweeps: s.sweeps, ids: map[string]string{}, refused: map[*labClient]bool{}, refusedIDs: map[string]int{}, refusedAt: map[string]uint64{}}
 		s.keys[key] = e
 	}
 	return e
@@ -164,8 +174,8 @@ func (c *labClient) enterAll(ctx context.Context) error {
 		select {
 		case <-heal:
 		case <-ctx.Done():
-			if c.s.mut == "cut off, calls take three seconds" {
-				time.Sleep(3 * time.Second)
+			if c.s.mut == "cut off, calls take ten seconds" {
+				time.Sleep(10 * time.Second)
 			}
 		}
 	}
@@ -173,7 +183,35 @@ func (c *labClient) enterAll(ctx context.Context) error {
 		return backend.Unavailable(context.Cause(ctx))
 	}
 	c.s.mu.Lock()
+	if c.s.forgets {
+		c.s.forget(time.Now())
+	}
 	return nil
+}
+
+// forget frees what is stale, and tells those who wait.
+func (s *lab) forget(now time.Time) {
+	for _, e := range s.keys {
+		if e.stale(now) {
+			s.free(e, "taken")
+		}
+	}
+}
+
+// sweep forgets until the context ends, a few times in a suite's slack.
+func (s *lab) sweep(ctx context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		s.forget(time.Now())
+		s.mu.Unlock()
+	}
 }
 
 func (e *labEntry) stale(now time.Time) bool { return e.held && now.Sub(e.renewed)-e.lag >= e.ttl }
@@ -186,7 +224,7 @@ func (s *lab) staleFor(e *labEntry, c *labClient, cl backend.Claim, now time.Tim
 		return false
 	case s.is("expires early", e.key):
 		return age >= e.ttl/2
-	case s.is("never expires", e.key):
+	case s.is("never expires", e.key), s.sweeps:
 		return false
 	case s.is("waiter's TTL if longer", e.key):
 		return age >= max(e.ttl, cl.TTL)
@@ -203,7 +241,7 @@ func (e *labEntry) record(now time.Time) backend.Record {
 	if e.held {
 		r.State, r.ID, r.Holder, r.TTL = backend.Held, e.id, e.holder, e.ttl
 		r.HeldFor, r.Remaining = now.Sub(e.since), max(0, e.ttl-now.Sub(e.renewed))
-		if e.stale(now) {
+		if e.stale(now) && !e.sweeps {
 			r.State = backend.Stale
 		}
 	}
@@ -244,7 +282,7 @@ func (s *lab) wake(e *labEntry) {
 		s.is("withdrawal wakes nobody", e.key) && e.how == "withdrawn":
 		return
 	case s.mut == "one release in twenty wakes nobody" && !e.held && w != nil && e.how == "released":
-		if s.wakes++; s.wakes%20 == 0 {
+		if s.twentieth(e.key) {
 			return
 		}
 	}
@@ -392,6 +430,9 @@ func (c *labClient) acquire(ctx context.Context, key string, cl backend.Claim) (
 		e.refusedAt[cl.ID] = e.last
 		r := e.record(now)
 		h := &backend.HeldError{Record: r, RetryAfter: r.Remaining}
+		if s.sweeps {
+			h = backend.RefusedBy(r)
+		}
 		switch {
 		case s.is("says to wait a thousandth", key):
 			h.RetryAfter /= 1000

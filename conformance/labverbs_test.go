@@ -239,8 +239,8 @@ func (c *labClient) RenewAll(ctx context.Context, gs []backend.Grant) []backend.
 }
 
 func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
-	if c.isCut() && c.s.is("cut off, a release takes three seconds", g.Key) {
-		time.Sleep(3 * time.Second)
+	if c.isCut() && c.s.is("cut off, a release takes ten seconds", g.Key) {
+		time.Sleep(10 * time.Second)
 	}
 	if err := c.enter(ctx, g.Key); err != nil {
 		return err
@@ -509,8 +509,7 @@ func (c *labClient) Break(ctx context.Context, key string, token uint64) error {
 			}
 		}
 	}
-	s.breaks++
-	twentieth := s.breaks%20 == 0
+	twentieth := s.twentieth(key)
 	s.mu.Unlock()
 	switch {
 	case err != nil, s.is("loss is not told", key), s.is("one loss in twenty is not told", key) && twentieth:

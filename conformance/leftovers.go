@@ -79,7 +79,7 @@ func noGoroutines(x *trial) {
 		if len(left) == 0 {
 			return
 		}
-		if time.Since(begun) > x.soon() {
+		if x.tooLong(begun, x.soon()) {
 			x.failf("%v after everything was closed goroutines are left:\n%s", x.soon(), strings.Join(left, "\n\n"))
 		}
 		x.sleep(20 * time.Millisecond)
@@ -98,7 +98,7 @@ func noKeys(x *trial) {
 		if len(rs) == 0 {
 			return
 		}
-		if time.Since(begun) > x.soon() {
+		if x.tooLong(begun, x.soon()) {
 			x.failf("%v after everything was closed List has %d keys; the first is %q, %s", x.soon(), len(rs), rs[0].Key, rs[0])
 		}
 		x.sleep(4 * x.poll())
@@ -119,7 +119,7 @@ func noLeftovers(x *trial) {
 		if len(left) == 0 {
 			return
 		}
-		if time.Since(begun) > x.ttl()+x.soon() {
+		if x.tooLong(begun, x.ttl()+x.soon()) {
 			x.failf("%v after everything was closed there is left: %s", x.ttl()+x.soon(), strings.Join(left, ", "))
 		}
 		x.sleep(4 * x.poll())

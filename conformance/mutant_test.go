@@ -94,6 +94,23 @@ func TestLabWithShortGrants(t *testing.T) {
 	Run(t, labConfig(s))
 }
 
+// A store may know nothing any more of a holder whose TTL is over.
+func TestLabThatForgets(t *testing.T) {
+	t.Parallel()
+	s := newLab("", "")
+	s.forgets = true
+	Run(t, labConfig(s))
+}
+
+// A store may find out at intervals who is stale, within its slack.
+func TestLabThatSweeps(t *testing.T) {
+	t.Parallel()
+	s := newLab("", "")
+	s.sweeps = true
+	go s.sweep(t.Context())
+	Run(t, labConfig(s))
+}
+
 // Each mutant fails the rule that names its defect, and none but those that are
 // known to notice it too. Each rule is failed by a mutant: one that nothing can
 // fail would prove nothing.

@@ -25,7 +25,7 @@ func init() {
 		{name: "cancelled after it acted, it says that it did not", rule: "error-definite"},
 		{name: "acts, and says that it did not", rule: "error-definite"},
 		{name: "its own claim is another's", rule: "error-definite"},
-		{name: "cut off, calls take three seconds", rule: "partition-unavailable", also: []string{"partition-prompt", "value-partition"}},
-		{name: "cut off, a release takes three seconds", rule: "partition-prompt"},
+		{name: "cut off, calls take ten seconds", rule: "partition-unavailable", also: []string{"partition-prompt", "value-partition"}},
+		{name: "cut off, a release takes ten seconds", rule: "partition-prompt"},
 	}...)
 }

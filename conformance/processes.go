@@ -110,7 +110,7 @@ func (x *trial) takeoverAt(b backend.Backend, key string, first, last time.Time,
 			}
 			return g, at
 		}
-		if late := begun.Sub(last.Add(ttl)); late > x.slack(last) {
+		if late := begun.Sub(last.Add(ttl)); late > x.slack(last.Add(ttl)) {
 			on := "process-killed"
 			if !x.rule.procs {
 				on = "stale-after-ttl"
@@ -171,7 +171,7 @@ func (x *trial) stopOne(who string) bool {
 // serves tells whether the store takes a lock and gives it back, in a time in which it
 // has to.
 func (x *trial) serves(b backend.Backend, key string) bool {
-	ctx, cancel := context.WithTimeout(x.ctx, x.soon())
+	ctx, cancel := x.within(x.soon())
 	defer cancel()
 	done := make(chan bool, 1)
 	go func() {
@@ -184,12 +184,8 @@ func (x *trial) serves(b backend.Backend, key string) bool {
 		x.releaseLater(b, g)
 		done <- err == nil
 	}()
-	select {
-	case ok := <-done:
-		return ok
-	case <-time.After(x.soon() + 2*time.Second):
-		return false
-	}
+	served, ok := await(x, done, x.soon()+2*time.Second)
+	return ok && served
 }
 
 func processWaiterKilled(x *trial) {
@@ -238,7 +234,7 @@ func (x *trial) passed(how string, end func(*worker)) bool {
 			x.notef("the next claim succeeded %v after the waiter was %s; its TTL was %v", backend.Round(time.Since(ended)), how, ttl)
 			w.end()
 			return true
-		} else if late := begun.Sub(ended.Add(ttl)); late > x.slack(ended)+max(ttl, 2*time.Second) {
+		} else if late := begun.Sub(ended.Add(ttl)); late > x.slack(ended.Add(ttl))+max(ttl, 2*time.Second) {
 			x.failf("%v after a waiting process was %s, and with the key released, a claim still gave %q", backend.Round(begun.Sub(ended)), how, err)
 		}
 		x.sleep(x.poll())

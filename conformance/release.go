@@ -3,7 +3,6 @@ package conformance
 import (
 	"crypto/rand"
 	"errors"
-	"time"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -87,7 +86,7 @@ func releaseByStranger(x *trial) {
 func releaseAfterExpiry(x *trial) {
 	a, b := x.client(), x.client()
 	s := x.holdSilently(a, x.key(), x.ttl())
-	x.sleep(time.Until(s.answered.Add(s.TTL + x.cfg.Slack)))
+	x.outlive(s)
 	if err := a.Release(x.ctx, s.Grant); err != nil && !errors.Is(err, backend.ErrLost) {
 		x.failf("Release of a stale grant gave %q", err)
 	}

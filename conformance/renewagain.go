@@ -68,9 +68,13 @@ func staleAfterRenewals(x *trial) {
 	a, b := x.client(), x.client()
 	s := x.holdSilently(a, x.key(), x.telling())
 	for range 25 {
+		last := s.asked
 		s.asked = time.Now()
 		g, err := a.Renew(x.ctx, s.Grant)
 		if err != nil {
+			if x.unlessStalled(last, s.TTL/8); time.Since(last) >= s.TTL {
+				x.latef("Renew was answered %v after the one before, with a TTL of %v, with %q", backend.Round(time.Since(last)), s.TTL, err)
+			}
 			x.restf("renew-often", "Renew gave %q", err)
 		}
 		s.Grant, s.answered = g, time.Now()
@@ -82,7 +86,7 @@ func staleAfterRenewals(x *trial) {
 		if _, err := x.attempt(b, s.Key, c); err == nil {
 			return
 		}
-		if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+		if late := begun.Sub(s.end()); late > x.slack(s.end()) {
 			x.failf("%v after the last of 25 renewals, with a TTL of %v, the key was still held", backend.Round(begun.Sub(s.answered)), s.TTL)
 		}
 		x.sleep(x.poll())
@@ -92,8 +96,7 @@ func staleAfterRenewals(x *trial) {
 func renewAfterStaleSuccessor(x *trial) {
 	a, b := x.client(), x.client()
 	first := x.holdSilently(a, x.key(), x.ttl())
-	g, at := x.takeover(b, first, x.ttl())
-	x.sleep(time.Until(at.Add(g.TTL + x.cfg.Slack)))
+	x.outlive(x.takeoverSilently(b, first, x.ttl()))
 	for range 2 {
 		if _, err := a.Renew(x.ctx, first.Grant); !errors.Is(err, backend.ErrLost) {
 			x.failf("Renew of a grant that was taken over, when its successor had fallen silent too, gave %v and not ErrLost", err)

@@ -54,6 +54,7 @@ func acquireRepeatRestarts(x *trial) {
 		begun := time.Now()
 		again, err := x.attempt(a, key, c)
 		if took := time.Since(asked); (err != nil || again.Token != g.Token) && took >= g.TTL {
+			x.unlessStalled(asked, g.TTL/8)
 			x.latef("a repeated attempt was answered %v after the one before, whose TTL is %v, with token %d, %v", backend.Round(took), g.TTL, again.Token, err)
 		}
 		if err != nil {

@@ -36,12 +36,8 @@ func (x *trial) inherit(b backend.Backend, ttl time.Duration) silent {
 	}
 	defer end(false)
 	x.release(a, before)
-	timer := time.NewTimer(x.soon())
-	defer timer.Stop()
 	for {
-		select {
-		case <-wake:
-		case <-timer.C:
+		if _, ok := await(x, wake, x.soon()); !ok {
 			x.restf("wait-woken", "a release did not wake the waiter within %v", x.soon())
 		}
 		s := silent{asked: time.Now()}

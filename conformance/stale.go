@@ -29,8 +29,9 @@ func (x *trial) early(b backend.Backend, s silent, waiter time.Duration) {
 			}
 			x.failf("a claim with a TTL of %v got token %d %v after the last sign of life of a holder whose TTL is %v", waiter, g.Token, backend.Round(took), s.TTL)
 		}
-		if err == nil {
-			break // the answer took so long that the TTL was over
+		if err == nil { // the answer took so long that the TTL was over
+			_ = b.Release(x.ctx, g) // it is in the way of what the rule does next
+			break
 		}
 		if !errors.Is(err, backend.ErrHeld) {
 			x.failf("an attempt at a held key gave %q", err)
@@ -38,6 +39,7 @@ func (x *trial) early(b backend.Backend, s silent, waiter time.Duration) {
 		x.sleep(x.poll())
 	}
 	if late := last.Sub(s.asked); late < s.TTL*3/4 {
+		x.unlessStalled(s.asked, s.TTL/8)
 		x.undecide("the last attempt in a TTL of %v was made after %v", s.TTL, backend.Round(late))
 	}
 }
@@ -68,7 +70,7 @@ func staleWaiterLong(x *trial) {
 		if _, err := x.attempt(b, s.Key, c); err == nil {
 			return
 		}
-		if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+		if late := begun.Sub(s.end()); late > x.slack(s.end()) {
 			// is it so for everybody?
 			if _, err := x.attempt(b, s.Key, x.claim(s.TTL)); err != nil {
 				x.restf("stale-after-ttl", "%v after the holder's TTL of %v had run out the key was still held", backend.Round(late), s.TTL)
@@ -112,7 +114,7 @@ func staleShown(x *trial) {
 		switch {
 		case r.State != backend.Held && answered.Sub(s.asked) < s.TTL:
 			x.failf("%v after the last sign of life of a holder whose TTL is %v the key is shown as %s", backend.Round(answered.Sub(s.asked)), s.TTL, r)
-		case r.State == backend.Held && begun.Sub(s.answered) > s.TTL+x.slack(s.answered):
+		case r.State == backend.Held && begun.Sub(s.end()) > x.slack(s.end()):
 			if _, err := x.attempt(b, s.Key, x.claim(s.TTL)); err != nil {
 				x.restf("stale-after-ttl", "%v after the holder's TTL of %v had run out a claim gave %q", backend.Round(begun.Sub(s.answered.Add(s.TTL))), s.TTL, err)
 			}

@@ -10,6 +10,8 @@ import (
 type stalls struct {
 	mu   sync.Mutex
 	seen []stall
+	prev time.Time // when it was last seen running
+	over bool
 	quit chan struct{}
 	done chan struct{}
 }
@@ -22,25 +24,27 @@ type stall struct {
 const stallTick = 10 * time.Millisecond
 
 func watchStalls() *stalls {
-	s := &stalls{quit: make(chan struct{}), done: make(chan struct{})}
+	s := &stalls{prev: time.Now(), quit: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		tick := time.NewTimer(stallTick)
 		defer tick.Stop()
-		prev := time.Now()
 		for {
 			select {
 			case <-s.quit:
+				s.mu.Lock()
+				s.over = true
+				s.mu.Unlock()
 				return
 			case <-tick.C:
 			}
+			s.mu.Lock()
 			now := time.Now()
-			if late := now.Sub(prev) - stallTick; late > stallTick {
-				s.mu.Lock()
+			if late := s.late(now); late > 0 {
 				s.seen = append(s.seen, stall{now, late})
-				s.mu.Unlock()
 			}
-			prev = now
+			s.prev = now
+			s.mu.Unlock()
 			tick.Reset(stallTick)
 		}
 	}()
@@ -52,11 +56,23 @@ func (s *stalls) stop() {
 	<-s.done
 }
 
-// since adds up the stalls that ended after t, and one that may be going on.
+// late is for how long nothing has run that should have. Called with mu held.
+func (s *stalls) late(now time.Time) time.Duration {
+	if late := now.Sub(s.prev) - stallTick; late > stallTick && !s.over {
+		return late
+	}
+	return 0
+}
+
+// since adds up the stalls that ended after t, and one that may be going on: who asks
+// may be the first to run when it is over.
 func (s *stalls) since(t time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var sum time.Duration
+	if now := time.Now(); now.After(t) {
+		sum = s.late(now)
+	}
 	for i := len(s.seen) - 1; i >= 0 && s.seen[i].at.After(t); i-- {
 		sum += s.seen[i].long
 	}

@@ -136,12 +136,12 @@ func partitionPrompt(x *trial) {
 		}
 		ended := make(chan struct{})
 		go func() { defer close(ended); wg.Wait() }()
-		x.atMost(ended, limit+bound)
+		_, _ = await(x, ended, limit+bound)
+		late := limit + bound + 2*x.s.stalls.since(begun)
 		mu.Lock()
 		defer mu.Unlock()
 		for what := range calls {
-			if d, ok := took[what]; !ok || d > limit+bound {
-				x.unlessStalled(begun, bound/4)
+			if d, ok := took[what]; !ok || d > late {
 				x.latef("%s by a client that is cut off had not returned %v after its context had %s", what, bound, how)
 			}
 		}
@@ -175,7 +175,7 @@ func (x *trial) eventually(what string, f func() error) {
 		if err == nil {
 			return
 		}
-		if time.Since(begun) > x.soon()+5*time.Second {
+		if x.tooLong(begun, x.soon()+5*time.Second) {
 			x.failf("%s: %v later: %v", what, backend.Round(time.Since(begun)), err)
 		}
 		x.sleep(5 * x.poll())
@@ -197,9 +197,7 @@ func partitionLoss(x *trial) {
 	if deadline := lease.Deadline(); at.Before(deadline) {
 		x.failf("another took over %v before the cut-off holder's own deadline", deadline.Sub(at))
 	}
-	select {
-	case <-done:
-	case <-time.After(x.slack(cut)):
+	if _, ok := await(x, done, x.cfg.Slack); !ok {
 		x.failf("the cut-off holder had not been told of its loss when another had taken over")
 	}
 	heal()
@@ -296,6 +294,7 @@ func wipeLoss(x *trial) {
 	})
 	if kept {
 		if err := lease.Err(); err != nil {
+			x.unlessStalled(x.start, ttl/4)
 			x.failf("after a wipe the key is held, and its holder's lease says %q", err)
 		}
 		x.notef("the holder came through the wipe")
@@ -304,12 +303,10 @@ func wipeLoss(x *trial) {
 	if next.Token <= lease.Token() {
 		x.restf("wipe-token", "got %d after %d, across a wipe", next.Token, lease.Token())
 	}
-	select {
-	case <-done:
-		x.notef("told %v after the wipe; the heartbeat interval is %v", backend.Round(time.Since(wiped)), ttl/3)
-	case <-time.After(ttl/3 + x.slack(wiped)):
+	if _, ok := await(x, done, ttl/3+x.cfg.Slack); !ok {
 		x.failf("%v after the store was wiped, and another had the key, its former holder had not been told; heartbeats are due every %v", backend.Round(time.Since(wiped)), ttl/3)
 	}
+	x.notef("told %v after the wipe; the heartbeat interval is %v", backend.Round(time.Since(wiped)), ttl/3)
 	x.lateRelease(l, lease, "was lost by a wipe")
 	x.stillHolds(b, next, "the former holder's heartbeat and Release")
 }

@@ -243,9 +243,10 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 	select {
 	case <-ended:
 	case <-ctx.Done():
+		held := s.stalls.since(x.start)
 		select {
 		case <-ended:
-		case <-time.After(2 * time.Second):
+		case <-time.After(2*time.Second + held):
 			s.hung.Add(1)
 			found := stacks(name)
 			dump = strings.Join(found, "\n\n")
@@ -253,7 +254,13 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 				x.errorf("a call did not return, although its context had ended: %s", waitsIn(found))
 			}
 		}
-		if s.ctx.Err() == nil && !x.failed() {
+		switch {
+		case s.ctx.Err() != nil || x.failed():
+		case held > patience/8:
+			x.mu.Lock()
+			x.stalled, x.undecided = true, fmt.Sprintf("it was not over after %v, of which the machine did not run this process for %v", patience, backend.Round(held))
+			x.mu.Unlock()
+		default:
 			x.errorf("it was not over after %v", patience)
 		}
 	}
@@ -269,6 +276,8 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 	switch {
 	case s.ctx.Err() != nil: // and whatever was seen may come of that
 		res.Outcome, res.Reason, res.Seen = NotJudged, "not tried to the end: interrupted", nil
+	case x.stalled: // whatever else was seen may come of that
+		res.Outcome, res.Reason, res.Seen = NotJudged, "could not be decided on this machine: "+x.undecided, nil
 	case len(seen) > 0 && scale < 8 && r.hook == "" && onlyUnavailable(seen):
 		// A request took longer than its TTL, or its time-out: that says nothing
 		// of the rule, or of the one that it rests on, unless it is always so.

@@ -51,7 +51,7 @@ func tokenAfterExpiry(x *trial) {
 
 	// and where nobody took over, but the store may have forgotten
 	s = x.holdSilently(a, x.key(), x.ttl())
-	x.sleep(s.TTL + x.cfg.Slack)
+	x.outlive(s)
 	_ = a.Release(x.ctx, s.Grant)
 	g, err := x.attempt(b, s.Key, x.claim(x.long()))
 	if err != nil {
@@ -131,7 +131,7 @@ func tokenFloorTakeover(x *trial) {
 			x.restf("token-raised", "RaiseToken gave %q", err)
 		}
 	}
-	x.sleep(time.Until(raised.answered.Add(raised.TTL + x.cfg.Slack)))
+	x.outlive(raised)
 	c := x.claim(x.long())
 	c.TokenFloor = ahead
 	g, err := x.attempt(b, claimed.Key, c)
@@ -155,14 +155,16 @@ func tokenFloorTakeover(x *trial) {
 func tokenAhead(x *trial) {
 	a, b := x.client(), x.client()
 	const ahead = 1 << 59
-	first := func(key string, ttl time.Duration) backend.Grant {
+	first := func(key string, ttl time.Duration) silent {
 		c := x.claim(ttl)
 		c.TokenFloor = ahead
-		g := x.acquireAs(a, key, c)
-		if g.Token <= ahead {
-			x.restf("token-floor", "got %d with a TokenFloor of %d", g.Token, c.TokenFloor)
+		s := silent{asked: time.Now()}
+		s.Grant = x.acquireAs(a, key, c)
+		s.answered = time.Now()
+		if s.Token <= ahead {
+			x.restf("token-floor", "got %d with a TokenFloor of %d", s.Token, c.TokenFloor)
 		}
-		return g
+		return s
 	}
 	next := func(key string, last uint64, across string) uint64 {
 		g := x.acquire(b, key, x.long())
@@ -170,16 +172,15 @@ func tokenAhead(x *trial) {
 		return g.Token
 	}
 	stale := first(x.key(), x.ttl())
-	asked := time.Now()
 
-	g := first(x.key(), x.long())
+	g := first(x.key(), x.long()).Grant
 	if err := b.Release(x.ctx, backend.Grant{Key: g.Key, ID: g.ID}); err != nil {
 		x.restf("withdraw", "withdrawing a claim gave %q", err)
 	}
 	next(g.Key, g.Token, "across a withdrawal")
 
 	if backend.Has(b, backend.CapBreak) {
-		g := first(x.key(), x.long())
+		g := first(x.key(), x.long()).Grant
 		last := g.Token
 		for range 3 {
 			x.breakKey(b, g)
@@ -199,7 +200,7 @@ func tokenAhead(x *trial) {
 	}
 	next(g.Key, g.Token, "when its client had been closed")
 
-	x.sleep(time.Until(asked.Add(stale.TTL + x.cfg.Slack)))
+	x.outlive(stale)
 	taken, err := x.attempt(b, stale.Key, x.claim(x.long()))
 	if err != nil {
 		x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)

@@ -31,7 +31,8 @@ type trial struct {
 	notes     []string // what was measured
 	blockedBy string   // the rule that this one rests on and that is broken
 	blocked   string
-	undecided string // the machine stalled
+	undecided string // the machine was too slow
+	stalled   bool   // for it stood still
 	lacking   string
 	cleanups  []func(context.Context)
 	holds     []Hold
@@ -95,6 +96,9 @@ func (x *trial) lackf(format string, args ...any) {
 // bearable since then.
 func (x *trial) unlessStalled(since time.Time, bearable time.Duration) {
 	if long := x.s.stalls.since(since); long > bearable {
+		x.mu.Lock()
+		x.stalled = true
+		x.mu.Unlock()
 		x.undecide("the machine did not run this process for %v, and %v could be borne", backend.Round(long), backend.Round(bearable))
 	}
 }
@@ -132,9 +136,64 @@ func (x *trial) steady() time.Duration { return max(x.ttl(), 500*time.Millisecon
 // long is a TTL that does not run out during a trial.
 func (x *trial) long() time.Duration { return max(2*time.Minute, 60*x.cfg.MinTTL) }
 
-// slack is how late a takeover may be, with what the machine held it up since.
-func (x *trial) slack(since time.Time) time.Duration {
-	return x.cfg.Slack + 2*x.s.stalls.since(since)
+// slack is how late a takeover may be that is due since then, with what the machine has
+// held it up. That it stood still before that does not make a store late: most of what a
+// rule waits for is a TTL, and in all that time any machine is late for a moment.
+func (x *trial) slack(due time.Time) time.Duration {
+	return x.cfg.Slack + 2*x.s.stalls.since(due)
+}
+
+// await waits for ch, for as long as that and twice what the machine stands still
+// meanwhile. A select beside a timer would take either when both are ready, as they are
+// when a stall is over.
+func await[T any](x *trial, ch <-chan T, within time.Duration) (v T, ok bool) {
+	begun := time.Now()
+	for {
+		left := time.Until(begun.Add(within + 2*x.s.stalls.since(begun)))
+		if left <= 0 {
+			select {
+			case v = <-ch:
+				return v, true
+			default:
+				return v, false
+			}
+		}
+		timer := time.NewTimer(left)
+		select {
+		case v = <-ch:
+			timer.Stop()
+			return v, true
+		case <-timer.C:
+		case <-x.ctx.Done():
+			runtime.Goexit()
+		}
+	}
+}
+
+// within returns a context that ends when await would give up.
+func (x *trial) within(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(x.ctx)
+	begun := time.Now()
+	var timer *time.Timer
+	var mu sync.Mutex // timer is set by the time it is used
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(d, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if left := time.Until(begun.Add(d + 2*x.s.stalls.since(begun))); left > 0 && ctx.Err() == nil {
+			timer.Reset(left)
+			return
+		}
+		cancel()
+	})
+	return ctx, func() { timer.Stop(); cancel() }
+}
+
+// tooLong tells whether what has been going on since then has taken longer than that, and
+// than twice what the machine stood still meanwhile.
+func (x *trial) tooLong(since time.Time, bound time.Duration) bool {
+	return time.Since(since) > bound+2*x.s.stalls.since(since)
 }
 
 // soon is a bound for what takes no waiting.
@@ -364,6 +423,21 @@ type silent struct {
 	answered time.Time // after it
 }
 
+// end is when the TTL is over for certain.
+func (s silent) end() time.Time { return s.answered.Add(s.TTL) }
+
+// outlive sleeps until s is stale for certain: a single attempt after it is to succeed.
+// What the machine stands still meanwhile is added, and again what it does in that.
+func (x *trial) outlive(s silent) {
+	for range 4 {
+		d := time.Until(s.end().Add(x.slack(s.end())))
+		if d <= 0 {
+			return
+		}
+		x.sleep(d)
+	}
+}
+
 // holdSilently takes key and says nothing more.
 func (x *trial) holdSilently(b backend.Backend, key string, ttl time.Duration) silent {
 	s := silent{asked: time.Now()}
@@ -392,7 +466,7 @@ func (x *trial) takeoverSilently(b backend.Backend, s silent, ttl time.Duration)
 		if !errors.Is(err, backend.ErrHeld) {
 			x.restf("stale-after-ttl", "an attempt at a stale key gave %q", err)
 		}
-		if late := begun.Sub(s.answered.Add(s.TTL)); late > x.slack(s.answered) {
+		if late := begun.Sub(s.end()); late > x.slack(s.end()) {
 			if _, err := x.attempt(b, s.Key, x.claim(s.TTL)); err == nil && ttl > s.TTL {
 				x.restf("stale-waiter-long", "a claim with a TTL of %v was refused %v after the holder's TTL of %v had run out", ttl, backend.Round(late), s.TTL)
 			}
@@ -405,21 +479,12 @@ func (x *trial) takeoverSilently(b backend.Backend, s silent, ttl time.Duration)
 // returns runs f and checks that it comes back in time.
 func (x *trial) returns(within time.Duration, what string, f func()) {
 	done := make(chan struct{})
-	begun := time.Now()
 	go func() {
 		defer close(done)
 		defer x.recovered()
 		f()
 	}()
-	timer := time.NewTimer(within)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		select {
-		case <-done:
-		case <-time.After(2 * x.s.stalls.since(begun)):
-			x.failf("%s had not returned after %v", what, within)
-		}
+	if _, ok := await(x, done, within); !ok {
+		x.failf("%s had not returned after %v", what, within)
 	}
 }

@@ -53,6 +53,21 @@ func (x *trial) setValue(b backend.Backend, g backend.Grant, v backend.Value) ba
 	return next
 }
 
+// setSilently is setValue by a silent holder, whose TTL may begin anew with it.
+func (x *trial) setSilently(b backend.Backend, s silent, v backend.Value) silent {
+	next, err := silent{asked: time.Now()}, error(nil)
+	next.Grant, err = backend.SetValue(x.ctx, b, s.Grant, v)
+	next.answered = time.Now()
+	if took := next.answered.Sub(s.asked); errors.Is(err, backend.ErrLost) && took >= s.TTL {
+		x.unlessStalled(s.asked, s.TTL/8)
+		x.latef("SetValue, %v after its key was locked with a TTL of %v, gave %q", backend.Round(took), s.TTL, err)
+	}
+	if err != nil {
+		x.restf("value-found", "SetValue of %s by the holder gave %q", sketch(v), err)
+	}
+	return next
+}
+
 // hasValue checks that b finds want; after says what it should have survived.
 func (x *trial) hasValue(b backend.Backend, key string, want backend.Value, after string) {
 	if got := x.valueOf(b, key); !sameValue(got, want) {
@@ -120,9 +135,8 @@ func valueAfterExpiry(x *trial) {
 	a, b := x.client(), x.client()
 	s := x.holdSilently(a, x.key(), x.ttl())
 	v := text(s.Grant, 1, "decided")
-	s.asked = time.Now()
-	s.Grant, s.answered = x.setValue(a, s.Grant, v), time.Now()
-	x.sleep(s.TTL + x.cfg.Slack)
+	s = x.setSilently(a, s, v)
+	x.outlive(s)
 	x.hasValue(b, s.Key, v, "the TTL had run out")
 	g, _ := x.takeover(b, s, x.long())
 	x.hasValue(a, s.Key, v, "a takeover")

@@ -134,7 +134,7 @@ func valueAtExpiry(x *trial) {
 			}
 			var err error
 			for { // SetValue may have begun the TTL anew
-				if _, err = x.attempt(b, s.Key, c); err == nil || time.Since(s.answered) > 2*s.TTL+2*x.slack(s.answered)+x.cfg.Slack {
+				if _, err = x.attempt(b, s.Key, c); err == nil || time.Since(s.end()) > s.TTL+2*x.slack(s.end())+x.cfg.Slack {
 					break
 				}
 				if !errors.Is(err, backend.ErrHeld) || !x.pause(x.poll()/5) {
@@ -382,11 +382,7 @@ func valueKeepsLock(x *trial) {
 	x.release(a, set)
 	// and of what is left of the TTL nothing is gone
 	s := x.holdSilently(a, x.key(), x.ttl())
-	if _, err := backend.SetValue(x.ctx, a, s.Grant, text(s.Grant, 1, "decided")); errors.Is(err, backend.ErrLost) && time.Since(s.asked) >= s.TTL {
-		x.latef("SetValue, %v after its key was locked with a TTL of %v, gave %q", backend.Round(time.Since(s.asked)), s.TTL, err)
-	} else if err != nil {
-		x.restf("value-found", "SetValue by the holder gave %q", err)
-	}
+	x.setSilently(a, s, text(s.Grant, 1, "decided"))
 	x.early(b, s, x.long())
 }
 

@@ -39,7 +39,7 @@ func (x *trial) waiter(ctx context.Context, key string, change func(*hasp.Option
 }
 
 func (x *trial) waiterOn(b backend.Backend, ctx context.Context, key string, change func(*hasp.Options)) (<-chan acquired, hasp.Locker) {
-	waiting := make(chan struct{}, 1)
+	waiting := make(chan bool, 1) // false: it ended without
 	l := x.lockerOn(b, func(o *hasp.Options) {
 		o.TTL = x.long()
 		if change != nil {
@@ -52,7 +52,7 @@ func (x *trial) waiterOn(b backend.Backend, ctx context.Context, key string, cha
 			}
 			if e.Kind == hasp.EventWaiting {
 				select {
-				case waiting <- struct{}{}:
+				case waiting <- true:
 				default:
 				}
 			}
@@ -65,44 +65,36 @@ func (x *trial) waiterOn(b backend.Backend, ctx context.Context, key string, cha
 			x.cleanup(releaseOf(lease))
 		}
 		got <- acquired{lease, err, time.Now()}
+		select {
+		case waiting <- false:
+		default:
+		}
 	}()
-	select {
-	case <-waiting:
-	case a := <-got:
+	waits, ok := await(x, waiting, x.soon()+2*time.Second)
+	if !ok {
+		x.failf("an Acquire of a held key neither waited nor returned")
+	}
+	if !waits {
+		a := <-got
 		if a.err == nil {
 			x.unlessStalled(x.start, x.ttl()/8)
 			x.restf("exclusive-clients", "a second claim got token %d of a key that was held", a.lease.Token())
 		}
 		got <- a
-	case <-time.After(x.soon() + 2*time.Second):
-		x.failf("an Acquire of a held key neither waited nor returned")
 	}
 	return got, l
 }
 
 // granted waits for a waiter to get its lease.
 func (x *trial) granted(got <-chan acquired, within time.Duration, what string) acquired {
-	begun := time.Now()
-	timer := time.NewTimer(within)
-	defer timer.Stop()
-	for {
-		select {
-		case a := <-got:
-			if a.err != nil {
-				x.failf("%s gave %q", what, a.err)
-			}
-			return a
-		case <-timer.C:
-			if len(got) > 0 {
-				continue // both were ready, and select takes any of them
-			}
-			if stalled := x.s.stalls.since(begun); stalled > within/10 && time.Since(begun) < 2*within {
-				timer.Reset(within)
-				continue
-			}
-			x.failf("%s did not get the key within %v", what, backend.Round(within))
-		}
+	a, ok := await(x, got, within)
+	switch {
+	case !ok:
+		x.failf("%s did not get the key within %v", what, backend.Round(within))
+	case a.err != nil:
+		x.failf("%s gave %q", what, a.err)
 	}
+	return a
 }
 
 func hourly(o *hasp.Options) { o.RetryInterval = time.Hour }
@@ -112,30 +104,11 @@ func waitWoken(x *trial) {
 	for round := range 3 {
 		key := x.key()
 		g := x.acquire(a, key, x.long())
-		attempts := make(chan struct{}, 16)
-		got, _ := x.waiter(x.ctx, key, func(o *hasp.Options) {
-			hourly(o)
-			o.Observer = func(e hasp.Event) {
-				if e.Kind == hasp.EventAttempt {
-					select {
-					case attempts <- struct{}{}:
-					default:
-					}
-				}
-			}
-		})
+		var got <-chan acquired
 		if round == 0 {
-			// The engine looks again a second after it began to wait, as a rule. After
-			// that there is nothing but the wake-up.
-			second := time.After(3 * time.Second)
-			for seen := 0; seen < 2; {
-				select {
-				case <-attempts:
-					seen++
-				case <-second:
-					seen = 2 // it does not look again where nobody knows when the lock is stale
-				}
-			}
+			got = x.waitsForWake(x.client(), key)
+		} else {
+			got, _ = x.waiter(x.ctx, key, hourly)
 		}
 		x.release(a, g)
 		begun := time.Now()
@@ -145,6 +118,29 @@ func waitWoken(x *trial) {
 			x.restf("release-frees", "Release gave %q", err)
 		}
 	}
+}
+
+// waitsForWake starts an Acquire and returns when nothing but a wake-up can end it. The
+// engine looks again a second after it began to wait, as a rule, and then no more.
+func (x *trial) waitsForWake(b backend.Backend, key string) <-chan acquired {
+	attempts := make(chan struct{}, 16)
+	got, _ := x.waiterOn(b, x.ctx, key, func(o *hasp.Options) {
+		hourly(o)
+		o.Observer = func(e hasp.Event) {
+			if e.Kind == hasp.EventAttempt {
+				select {
+				case attempts <- struct{}{}:
+				default:
+				}
+			}
+		}
+	})
+	for range 2 {
+		if _, ok := await(x, attempts, 1500*time.Millisecond); !ok {
+			break // it does not look again where nobody knows when the lock is stale
+		}
+	}
+	return got
 }
 
 // waitWatchAgain watches at the level of the backend: others take and release
@@ -170,9 +166,7 @@ func waitWatchAgain(x *trial) {
 	defer end(false)
 	for round := range 3 {
 		x.release(a, g)
-		select {
-		case <-wake:
-		case <-time.After(x.soon()):
+		if _, ok := await(x, wake, x.soon()); !ok {
 			x.failf("release %d after Watch did not wake the waiter within %v", round+1, x.soon())
 		}
 		// another who does not wait may be faster, or be told to queue behind
@@ -210,9 +204,7 @@ func waitWatchFree(x *trial) {
 		if err != nil {
 			x.failf("Watch gave %q", err)
 		}
-		select {
-		case <-wake:
-		case <-time.After(x.soon()):
+		if _, ok := await(x, wake, x.soon()); !ok {
 			x.errorf("Watch of a free key did not wake within %v", x.soon())
 		}
 		g, err = x.attempt(b, key, c)
@@ -301,6 +293,7 @@ func waitTakeover(x *trial) {
 	var h *backend.HeldError
 	switch {
 	case err == nil && time.Since(s.asked) >= s.TTL:
+		x.unlessStalled(s.asked, s.TTL/8)
 		x.latef("an attempt at a key with a TTL of %v was answered %v after it was locked, with the key", s.TTL, backend.Round(time.Since(s.asked)))
 	case !errors.As(err, &h):
 		x.restf("exclusive-clients", "an attempt at a held key gave %v, not a *HeldError", err)
@@ -329,8 +322,8 @@ func waitTakeover(x *trial) {
 	// that much later than the store.
 	const pace = 1500 * time.Millisecond
 	who := fmt.Sprintf("a waiter that came %v before a silent holder's TTL of %v had run out", 1600*time.Millisecond, l.TTL)
-	w = x.granted(late, max(0, time.Until(l.answered.Add(l.TTL+x.slack(l.answered)+pace))), who)
-	if after := w.at.Sub(l.answered.Add(l.TTL)); after > x.slack(l.answered)+pace {
+	w = x.granted(late, max(0, time.Until(l.end().Add(x.slack(l.end())+pace))), who)
+	if after := w.at.Sub(l.end()); after > x.slack(l.end())+pace {
 		x.failf("%s got the key %v after that", who, backend.Round(after))
 	}
 }
@@ -365,6 +358,7 @@ func noStarvation(x *trial) {
 	key := x.key()
 	var mu sync.Mutex
 	longest, waits := time.Duration(0), 0
+	var contest contest
 	var wg sync.WaitGroup
 	bound := 25*time.Second + 10*x.cfg.Slack
 	if x.cfg.brief {
@@ -385,6 +379,7 @@ func noStarvation(x *trial) {
 					return nil
 				})
 				if err != nil {
+					contest.note(err)
 					x.errorf("client %d of %d, in round %d, after %v: %v", i+1, n, round+1, backend.Round(time.Since(begun)), err)
 					return
 				}
@@ -393,7 +388,7 @@ func noStarvation(x *trial) {
 	}
 	wg.Wait()
 	if x.failed() {
-		x.unlessStalled(x.start, 2*x.steady())
+		x.unlessStalled(x.start, contest.bearable(x, 2*x.steady()))
 		return
 	}
 	x.notef("%d waits by %d clients, the longest %v", waits, n, backend.Round(longest))
@@ -413,20 +408,20 @@ func fairOrder(x *trial) {
 		got, _ := x.waiter(x.ctx, key, hourly)
 		want = append(want, i)
 		x.spawn(&wg, func() {
-			select {
-			case w := <-got:
-				if w.err != nil {
-					x.errorf("waiter %d gave %q", i+1, w.err)
-					return
-				}
-				mu.Lock()
-				order = append(order, i)
-				mu.Unlock()
-				if err := w.lease.Release(x.ctx); err != nil {
-					x.errorf("Release by waiter %d gave %q", i+1, err)
-				}
-			case <-time.After(x.wait()):
+			w, ok := await(x, got, x.wait())
+			switch {
+			case !ok:
 				x.errorf("waiter %d did not get the key within %v", i+1, x.wait())
+				return
+			case w.err != nil:
+				x.errorf("waiter %d gave %q", i+1, w.err)
+				return
+			}
+			mu.Lock()
+			order = append(order, i)
+			mu.Unlock()
+			if err := w.lease.Release(x.ctx); err != nil {
+				x.errorf("Release by waiter %d gave %q", i+1, err)
 			}
 		})
 	}

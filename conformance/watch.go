@@ -60,7 +60,11 @@ func (w *watching) get(ctx context.Context) (backend.Grant, bool) {
 		select {
 		case <-w.wake:
 		case <-ctx.Done():
-			return backend.Grant{}, false
+			select { // both may be ready
+			case <-w.wake:
+			default:
+				return backend.Grant{}, false
+			}
 		}
 		g, err := w.x.attempt(w.b, w.key, w.c)
 		if err == nil {
@@ -96,7 +100,7 @@ func waitWokenAlways(x *trial) {
 			if err := way.free(g); err != nil {
 				x.failf("%s gave %q", way.name, err)
 			}
-			ctx, cancel := context.WithTimeout(x.ctx, x.soon())
+			ctx, cancel := x.within(x.soon())
 			got, ok := w.get(ctx)
 			cancel()
 			if !ok && x.failed() {
@@ -263,7 +267,7 @@ func waitWatchTraceless(x *trial) {
 		if more < n/2 {
 			return
 		}
-		if time.Since(begun) > x.soon() {
+		if x.tooLong(begun, x.soon()) {
 			x.failf("after %d watches that had ended there are %d goroutines more", n, more)
 		}
 	}

@@ -1,0 +1,69 @@
+//go:build unix
+
+package conformance
+
+import (
+	"testing"
+	"time"
+)
+
+// Who is the first to run after a stall knows of it, though it has not been noted yet.
+func TestStallGoingOn(t *testing.T) {
+	now := time.Now()
+	s := &stalls{prev: now.Add(-time.Second)}
+	if got := s.since(now.Add(-time.Minute)); got < 900*time.Millisecond {
+		t.Errorf("nothing has run for a second, and stalls are %v", got)
+	}
+	if got := s.since(now.Add(time.Minute)); got != 0 {
+		t.Errorf("from a minute from now on stalls are %v", got)
+	}
+	s.over = true
+	if got := s.since(now.Add(-time.Minute)); got != 0 {
+		t.Errorf("after the run stalls are %v", got)
+	}
+}
+
+func stalledTrial(t *testing.T, long time.Duration) *trial {
+	cfg := labConfig(newLab("", ""))
+	cfg.Slack = 50 * time.Millisecond
+	s := &suite{ctx: t.Context(), cfg: cfg, stalls: &stalls{prev: time.Now(), over: true}}
+	if long > 0 {
+		s.stalls.seen = []stall{{time.Now().Add(time.Hour), long}} // whenever one asks
+	}
+	return &trial{s: s, cfg: &s.cfg, ctx: t.Context(), scale: 1, start: time.Now()}
+}
+
+// A single attempt after the TTL and the slack comes later by what the machine stood still.
+func TestOutliveAddsStalls(t *testing.T) {
+	for _, long := range []time.Duration{0, 100 * time.Millisecond} {
+		x := stalledTrial(t, long)
+		begun := time.Now()
+		x.outlive(silent{asked: begun, answered: begun})
+		if took, want := time.Since(begun), x.cfg.Slack+2*long; took < want {
+			t.Errorf("with a stall of %v it took %v, and the store may take %v", long, took, want)
+		}
+	}
+}
+
+// What is ready when the time is up was in time, and a stall adds to the time.
+func TestAwait(t *testing.T) {
+	ready := make(chan struct{})
+	close(ready)
+	for range 100 {
+		if _, ok := await(stalledTrial(t, 0), ready, 0); !ok {
+			t.Fatal("what was ready was not taken")
+		}
+	}
+	begun := time.Now()
+	if _, ok := await(stalledTrial(t, 100*time.Millisecond), make(chan struct{}), 0); ok || time.Since(begun) < 200*time.Millisecond {
+		t.Errorf("%v, after %v", ok, time.Since(begun))
+	}
+	x := stalledTrial(t, 100*time.Millisecond)
+	begun = time.Now()
+	ctx, cancel := x.within(0)
+	defer cancel()
+	<-ctx.Done()
+	if took := time.Since(begun); took < 200*time.Millisecond {
+		t.Errorf("the context ended after %v", took)
+	}
+}
