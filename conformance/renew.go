@@ -231,7 +231,7 @@ func heartbeatMany(x *trial) {
 		if len(wrong) == 0 {
 			return
 		}
-		x.unlessStalled(x.start, ttl/8)
+		x.unlessStalled(time.Now().Add(-ttl*3/2), ttl/4) // as in heartbeatKeeps
 		if slowest > ttl/8 {
 			x.undecide("an attempt took %v, with a TTL of %v: %s", backend.Round(slowest), ttl, wrong[0])
 		}

@@ -123,20 +123,20 @@ func waitWoken(x *trial) {
 // waitsForWake starts an Acquire and returns when nothing but a wake-up can end it. The
 // engine looks again a second after it began to wait, as a rule, and then no more.
 func (x *trial) waitsForWake(b backend.Backend, key string) <-chan acquired {
-	attempts := make(chan struct{}, 16)
+	refused := make(chan struct{}, 16)
 	got, _ := x.waiterOn(b, x.ctx, key, func(o *hasp.Options) {
 		hourly(o)
 		o.Observer = func(e hasp.Event) {
-			if e.Kind == hasp.EventAttempt {
+			if e.Kind == hasp.EventWaiting {
 				select {
-				case attempts <- struct{}{}:
+				case refused <- struct{}{}:
 				default:
 				}
 			}
 		}
 	})
 	for range 2 {
-		if _, ok := await(x, attempts, 1500*time.Millisecond); !ok {
+		if _, ok := await(x, refused, 1500*time.Millisecond); !ok {
 			break // it does not look again where nobody knows when the lock is stale
 		}
 	}
