@@ -12,7 +12,7 @@ import (
 var inspectRules = []Rule{
 	{ID: "inspect-fresh", Statement: "Inspect shows what the store knows now, whoever changed it, and a key never locked as free", run: inspectFresh},
 	{ID: "inspect-remaining", Statement: "how long Inspect says is left falls with time and rises again with a renewal", rests: []string{"renew-extends"}, run: inspectRemaining},
-	{ID: "inspect-held-for", Statement: "how long a holder is said to have had the key, if that is known, is counted from when it got the key and not from a former holder's time", rests: []string{"stale-after-ttl"}, run: inspectHeldFor},
+	{ID: "inspect-held-for", Statement: "how long a holder is said to have had the key, if that is known, is counted from when it got the key and not from a former holder's time, nor from its own last renewal", rests: []string{"stale-after-ttl", "renew-extends"}, run: inspectHeldFor},
 	{ID: "list-exact", Statement: "List returns the held keys that start with the prefix, in byte order, as Inspect shows them, and no others", needs: []backend.Capability{backend.CapList}, rests: []string{"keys-exact", "holder-named"}, run: listExact},
 	{ID: "verify-asks", Statement: "Verify asks the store: nil while the lease holds the key, ErrLost once another does", run: verifyAsks},
 }
@@ -80,7 +80,15 @@ func inspectHeldFor(x *trial) {
 	a, b := x.client(), x.client()
 	left := x.holdSilently(a, x.key(), x.ttl())
 	released := x.acquire(a, x.key(), x.long())
+	got := time.Now()
 	x.sleep(x.cfg.Slack + time.Second)
+	if _, err := a.Renew(x.ctx, released); err != nil {
+		x.restf("renew-extends", "Renew gave %q", err)
+	}
+	passed := time.Since(got)
+	if r := x.inspect(b, released.Key); r.HeldFor > 0 && r.HeldFor < (passed-x.cfg.Slack)/2 {
+		x.failf("%v after its holder got the key it is said to have had it for %v: it has renewed just now", backend.Round(passed), backend.Round(r.HeldFor))
+	}
 	x.release(a, released)
 	check := func(key, after string, asked time.Time) {
 		r := x.inspect(b, key)
@@ -99,14 +107,14 @@ func listExact(x *trial) {
 	a, b := x.client(), x.client()
 	base := x.key() + "/"
 	held := map[string]backend.Grant{}
-	for _, name := range []string{"b/2", "a/1", "a/10", "a/2", "A/1", "a1", "\u00e9", "a/1 x", "aa/1", "z{1}", "a/%41"} {
+	for _, name := range []string{"b/2", "a/1", "a/10", "a/2", "A/1", "a1", "\u00e9", "a/1 x", "aa/1", "z{1}", "a/%41", "a_2", "a%", "%"} {
 		held[base+name] = x.acquire(a, base+name, x.long())
 	}
 	freed := x.acquire(a, base+"a/free", x.long())
 	x.release(a, freed)
 	x.inspect(b, base+"a/looked-at")
 
-	for _, prefix := range []string{base, base + "a", base + "a/", base + "a/1", base + "A", base + "nothing", base + "a/*", base + "z{"} {
+	for _, prefix := range []string{base, base + "a", base + "a/", base + "a/1", base + "A", base + "nothing", base + "a/*", base + "z{", base + "a_", base + "a%", base + "%"} {
 		var want []string
 		for key := range held {
 			if len(key) >= len(prefix) && key[:len(prefix)] == prefix {

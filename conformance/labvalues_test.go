@@ -244,7 +244,7 @@ func (c *labClient) ListValues(ctx context.Context, prefix string) (kvs []backen
 	for key, e := range s.keys {
 		v := e.value
 		switch {
-		case !strings.HasPrefix(key, prefix), v.Token == 0,
+		case !strings.HasPrefix(key, prefix) && !(s.mut == "list of values by a pattern" && like(key, prefix)), v.Token == 0,
 			s.mut == "list of values misses the deleted" && v.Deleted,
 			s.is("list of values misses the held", key) && e.held,
 			s.mut == "deleted values are none" && v.Deleted:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -106,6 +107,9 @@ func (c *labClient) Renew(ctx context.Context, g backend.Grant) (backend.Grant, 
 	}
 	e.version++
 	e.renewals++
+	if s.is("counts from the last renewal", g.Key) {
+		e.since = now
+	}
 	switch {
 	case s.is("renewals add up", g.Key):
 		e.renewed = later(e.renewed.Add(e.ttl), now)
@@ -254,6 +258,8 @@ func (c *labClient) Release(ctx context.Context, g backend.Grant) error {
 		e.renewed = time.Now()
 		return backend.ErrLost
 	case s.is("the broken may release", g.Key) && !e.held && fate == "broken" && g.Token != 0:
+		return nil
+	case s.is("the overtaken may release what is free", g.Key) && !e.held && fate == "taken":
 		return nil
 	case s.is("withdrawal needs a token", g.Key) && g.Token == 0:
 		return backend.ErrLost
@@ -558,6 +564,12 @@ func (s *lab) tell(by *labClient, key, id string) {
 	}
 }
 
+// like tells whether key is LIKE prefix% in SQL.
+func like(key, prefix string) bool {
+	pattern := strings.NewReplacer("_", ".", "%", ".*").Replace(regexp.QuoteMeta(prefix))
+	return regexp.MustCompile("^(?s)" + pattern).MatchString(key)
+}
+
 func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Record, err error) {
 	if err := c.enterAll(ctx); err != nil {
 		return nil, err
@@ -572,7 +584,8 @@ func (c *labClient) List(ctx context.Context, prefix string) (rs []backend.Recor
 		if e.held && key == prefix && s.is("a list is a sign of life", key) && !e.stale(now) {
 			e.renewed = now
 		}
-		if strings.HasPrefix(key, prefix) && (e.held || s.mut == "list shows free keys") {
+		starts := strings.HasPrefix(key, prefix) || s.mut == "list by a pattern" && like(key, prefix)
+		if starts && (e.held || s.mut == "list shows free keys") {
 			rs = append(rs, e.record(now))
 		}
 	}

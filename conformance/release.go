@@ -10,7 +10,7 @@ import (
 var releaseRules = []Rule{
 	{ID: "release-frees", Statement: "after Release the key is free and the next claim gets it at once", run: releaseFrees},
 	{ID: "release-idempotent", Statement: "releasing a grant twice is not an error as long as nobody has taken the key in between", run: releaseIdempotent},
-	{ID: "release-spares-successor", Statement: "a Release that comes after a takeover or after the key was taken again says that the grant was lost, and frees nobody", run: releaseSparesSuccessor},
+	{ID: "release-spares-successor", Statement: "a Release that comes after a takeover or after the key was taken again says that the grant was lost, also if the key is free again, and frees nobody", run: releaseSparesSuccessor},
 	{ID: "release-by-stranger", Statement: "a claim that does not hold the key cannot free it", run: releaseByStranger},
 	{ID: "release-after-expiry", Statement: "releasing a stale grant that nobody has taken over does no harm", run: releaseAfterExpiry},
 	{ID: "withdraw", Statement: "Release with only a key and a claim's ID frees what that claim holds, and says ErrLost if that is nothing", run: withdraw},
@@ -65,6 +65,12 @@ func releaseSparesSuccessor(x *trial) {
 	s := x.holdSilently(a, x.key(), x.ttl())
 	taken, _ := x.takeover(b, s, x.long())
 	lateRelease("after a takeover", s.Grant, taken)
+	x.release(b, taken)
+	for _, late := range []backend.Grant{s.Grant, {Key: s.Key, ID: s.ID}} {
+		if err := a.Release(x.ctx, late); !errors.Is(err, backend.ErrLost) {
+			x.failf("a late Release, after a takeover and the successor's Release, gave %v and not ErrLost", err)
+		}
+	}
 }
 
 func releaseByStranger(x *trial) {

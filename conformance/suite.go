@@ -198,7 +198,7 @@ func (s *suite) try(r *Rule) {
 	default:
 		for scale := time.Duration(1); ; scale *= 2 {
 			x := s.run(r, scale, res)
-			if x.undecided == "" || scale == 8 {
+			if x.undecided == "" || x.hopeless || scale == 8 {
 				break
 			}
 		}
@@ -258,7 +258,7 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 		case s.ctx.Err() != nil || x.failed():
 		case held > patience/8:
 			x.mu.Lock()
-			x.stalled, x.undecided = true, fmt.Sprintf("it was not over after %v, of which the machine did not run this process for %v", patience, backend.Round(held))
+			x.stalled, x.hopeless, x.undecided = true, true, fmt.Sprintf("it was not over after %v, of which the machine did not run this process for %v", patience, backend.Round(held))
 			x.mu.Unlock()
 		default:
 			x.errorf("it was not over after %v", patience)

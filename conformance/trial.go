@@ -33,6 +33,7 @@ type trial struct {
 	blocked   string
 	undecided string // the machine was too slow
 	stalled   bool   // for it stood still
+	hopeless  bool   // so much that another try would say no more
 	lacking   string
 	cleanups  []func(context.Context)
 	holds     []Hold
@@ -121,6 +122,14 @@ func (x *trial) undecide(format string, args ...any) {
 	runtime.Goexit()
 }
 
+// despair ends the trial because the machine hardly runs at all. It is not repeated.
+func (x *trial) despair(format string, args ...any) {
+	x.mu.Lock()
+	x.stalled, x.hopeless = true, true
+	x.mu.Unlock()
+	x.undecide(format, args...)
+}
+
 func (x *trial) cleanup(f func(context.Context)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -144,19 +153,24 @@ func (x *trial) slack(due time.Time) time.Duration {
 }
 
 // await waits for ch, for as long as that and twice what the machine stands still
-// meanwhile. A select beside a timer would take either when both are ready, as they are
+// meanwhile, within reason: then the trial ends. A select beside a timer would take either when both are ready, as they are
 // when a stall is over.
 func await[T any](x *trial, ch <-chan T, within time.Duration) (v T, ok bool) {
 	begun := time.Now()
 	for {
-		left := time.Until(begun.Add(within + 2*x.s.stalls.since(begun)))
+		more := 2 * x.s.stalls.since(begun)
+		most := 3*within + 5*time.Second
+		left := time.Until(begun.Add(within + min(more, most)))
 		if left <= 0 {
 			select {
 			case v = <-ch:
 				return v, true
 			default:
-				return v, false
 			}
+			if more > most {
+				x.despair("the machine did not run this process for %v in %v", backend.Round(more/2), backend.Round(time.Since(begun)))
+			}
+			return v, false
 		}
 		timer := time.NewTimer(left)
 		select {

@@ -284,7 +284,7 @@ func (x *trial) listsValue(b backend.Backend, key string, want backend.Value, af
 func valueList(x *trial) {
 	a, b := x.client(), x.client()
 	base := x.key() + "/"
-	names := []string{"b/2", "a/1", "a/10", "a/2", "A/1", "a1", "\u00e9", "a/1 x", "aa/1", "z{1}", "a/%41"}
+	names := []string{"b/2", "a/1", "a/10", "a/2", "A/1", "a1", "\u00e9", "a/1 x", "aa/1", "z{1}", "a/%41", "a_2", "a%", "%"}
 	many := 150 // more than stores return at once
 	if x.cfg.brief {
 		many = 120
@@ -309,7 +309,7 @@ func valueList(x *trial) {
 	}
 	x.acquire(a, base+"a/held", x.long()) // and no value
 	x.valueOf(b, base+"a/looked-at")
-	for _, prefix := range []string{base, base + "a", base + "a/", base + "a/1", base + "A", base + "nothing", base + "a/*", base + "z{", base + "many/1"} {
+	for _, prefix := range []string{base, base + "a", base + "a/", base + "a/1", base + "A", base + "nothing", base + "a/*", base + "z{", base + "many/1", base + "a_", base + "a%", base + "%"} {
 		var keys []string
 		for key := range want {
 			if strings.HasPrefix(key, prefix) {
