@@ -60,14 +60,16 @@ func (x *trial) eager(b backend.Backend, key string, pause time.Duration, over f
 
 // withdrawn has the former holder's request race with a takeover at once: another
 // client withdraws the grant and its successor claims the key, at moments that
-// sweep over the time that the request takes. The TTL is another than its successor's,
-// and does not run out meanwhile: what comes of that is another rule's.
+// sweep over the time that the request takes. The TTL is another than its successor's, and
+// does not run out meanwhile as a rule: what comes of that is another's. It does where a
+// withdrawal is not to be had, which is not what these rules are about either.
 func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 	a, b, d := x.client(), x.client(), x.client()
 	const beside = 4 // keys at a time
 	var mu sync.Mutex
 	var got []contested
 	request := x.requestTime(a)
+	ttl := max(x.ttl(), x.soon()/2)
 	for round := range rounds {
 		// from one request's time before the other to one after it
 		off := request * time.Duration(2*round-rounds) / time.Duration(rounds)
@@ -75,7 +77,7 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 		for range beside {
 			key := x.key()
 			s := silent{asked: time.Now()}
-			s.Grant = x.acquire(a, key, x.long()/2)
+			s.Grant = x.acquire(a, key, ttl)
 			start := make(chan struct{})
 			after := func(d time.Duration) {
 				<-start
@@ -88,7 +90,7 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 				}
 			}
 			var freed atomic.Pointer[time.Time] // when the withdrawal was answered
-			over := func() bool { at := freed.Load(); return at != nil && x.tooLong(*at, x.soon()) }
+			over := func() bool { at := freed.Load(); return at != nil && x.tooLong(*at, x.soon()+ttl+x.cfg.Slack) }
 			x.spawn(&wg, func() {
 				after(max(0, -off))
 				_ = old(s)
@@ -96,7 +98,7 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 			x.spawn(&wg, func() {
 				after(max(0, off))
 				err := d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
-				for errors.Is(err, backend.ErrUnavailable) && x.ctx.Err() == nil { // its TTL is long
+				for err != nil && !errors.Is(err, backend.ErrLost) && x.ctx.Err() == nil {
 					x.sleepOr(x.poll())
 					err = d.Release(x.ctx, backend.Grant{Key: key, ID: s.ID})
 				}
@@ -109,8 +111,8 @@ func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 					mu.Lock()
 					got = append(got, contested{s, next, b})
 					mu.Unlock()
-				} else {
-					x.errorf("a key that was withdrawn was not to be had within %v", x.soon())
+				} else if r, err := b.Inspect(x.ctx, key); x.ctx.Err() == nil {
+					x.errorf("a key that was withdrawn was not to be had within %v: it is %s, %v", x.soon(), r, err)
 				}
 			})
 			close(start)
