@@ -60,16 +60,15 @@ func (x *trial) eager(b backend.Backend, key string, pause time.Duration, over f
 
 // withdrawn has the former holder's request race with a takeover at once: another
 // client withdraws the grant and its successor claims the key, at moments that
-// sweep over the time that the request takes. The TTL is another than its successor's, and
-// does not run out meanwhile as a rule: what comes of that is another's. It does where a
-// withdrawal is not to be had, which is not what these rules are about either.
+// sweep over the time that the request takes. The TTL is short: it ends a round in which
+// the withdrawal takes long.
 func (x *trial) withdrawn(rounds int, old func(silent) error) []contested {
 	a, b, d := x.client(), x.client(), x.client()
 	const beside = 4 // keys at a time
 	var mu sync.Mutex
 	var got []contested
 	request := x.requestTime(a)
-	ttl := max(x.ttl(), x.soon()/2)
+	ttl := x.ttl()
 	for round := range rounds {
 		// from one request's time before the other to one after it
 		off := request * time.Duration(2*round-rounds) / time.Duration(rounds)
