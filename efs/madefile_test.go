@@ -93,3 +93,30 @@ func TestFileInTheMaking(t *testing.T) {
 		}
 	}
 }
+
+// Another file with the number and the time of one that was seen before is not that one.
+func TestFileInTheMakingIsAnother(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, nil)
+	path := filepath.Join(dir, "lock")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	i, err := b.fs.Stat(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := &inTheMaking{FS: b.fs, id: i.ID, path: path, mtime: time.Unix(1<<20, 0)}
+	b.fs = shown
+	for _, c := range []struct{ age, left time.Duration }{{250 * time.Second, 50 * time.Second}, {0, 300 * time.Second}} {
+		shown.ctime = time.Now().Add(-c.age)
+		_, err := b.Acquire(ctxBG, "lock", testClaim("a", time.Hour))
+		var held *backend.HeldError
+		if !errors.As(err, &held) {
+			t.Fatal(err)
+		}
+		if r := held.Record; r.Remaining < c.left-10*time.Second || r.Remaining > c.left+10*time.Second {
+			t.Errorf("of a file that was made %v ago: %v", c.age, r)
+		}
+	}
+}

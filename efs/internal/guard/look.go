@@ -19,6 +19,7 @@ type seen struct {
 	fsys.Info
 	lockFile
 	content string
+	moved   bool // it was found aside, and not at the lock's path
 }
 
 type kind int
@@ -110,6 +111,7 @@ var errChanged = errors.New("it was replaced while it was looked at")
 
 // peek reads the file at path, which is the lock's, or one that was moved aside.
 func (o Options) peek(d *statedir.Dir, path string) (s seen, err error) {
+	defer func() { s.moved = path != d.LockPath() }()
 	content, i, err := d.FS().Read(path, fsys.MaxRead)
 	if fsys.IsUnreadable(err) {
 		content, i, err = d.FS().Read(path, fsys.MaxRead)
@@ -174,7 +176,7 @@ func (o Options) record(d *statedir.Dir, s seen) (backend.Record, error) {
 	default:
 		r.Note = "by a lock file that is empty"
 	}
-	age, remaining, err := d.FileAge(s.signature(), s.changed(), ttl)
+	age, remaining, err := d.FileAge(s.signature(), s.changed(), s.moved, ttl)
 	if err != nil {
 		return r, fmt.Errorf("read the file server's clock: %w", err)
 	}

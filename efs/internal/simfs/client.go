@@ -231,7 +231,8 @@ func (c *Client) remove(op, path string, isDir bool) error {
 }
 
 // verifierTimes are what the mtime of a file that was made exclusively may be, until its
-// maker's next request: it is what that client sent to be known by.
+// maker's next request: it is what that client sent to be known by, which differs from file
+// to file.
 var verifierTimes = [2]time.Time{time.Unix(1<<20, 0), time.Unix(1<<31-1<<16, 0)}
 
 // MakeDir implements fsys.FS.
@@ -260,7 +261,8 @@ func (c *Client) create(op, path string, isDir bool, mode fs.FileMode) (made *No
 		n.mode = n.mode&fs.ModeDir | mode
 		n.Tag = c.Who
 		if !isDir { // no time, until the file is written
-			n.mtime = verifierTimes[n.ino%2]
+			h.s.made++
+			n.mtime = verifierTimes[n.ino%2].Add(time.Duration(h.s.made) * time.Second)
 		}
 		d.put(dn, n)
 		h.s.touched(d)

@@ -50,6 +50,7 @@ type Server struct {
 	root   *Node
 	unused []uint64
 	last   uint64
+	made   int // files
 }
 
 // NewServer has an empty directory at /r.

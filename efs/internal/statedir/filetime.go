@@ -14,6 +14,7 @@ import (
 type fileSighting struct {
 	signature   string
 	changed     time.Time // as the server had it at the first sighting
+	latest      time.Time // the same, at the last sighting where it belongs
 	first, last time.Time
 }
 
@@ -33,11 +34,12 @@ func (d *Dir) sighted(signature string) *fileSighting {
 
 // Stood returns for how long something has been seen as it is.
 func (d *Dir) Stood(signature string) time.Duration {
-	return time.Since(d.sight(signature, time.Time{}).first)
+	return time.Since(d.sight(signature, time.Time{}, true).first)
 }
 
-// sight notes that something is seen as it is, and was changed then if it is seen for the first time.
-func (d *Dir) sight(signature string, changed time.Time) *fileSighting {
+// sight notes that something is seen as it is, and was changed then. Where it belongs, what
+// was changed since the last time is another that looks the same: numbers of files are used again.
+func (d *Dir) sight(signature string, changed time.Time, moved bool) *fileSighting {
 	now := time.Now()
 	f := d.sighted(signature)
 	if f == nil {
@@ -53,17 +55,23 @@ func (d *Dir) sight(signature string, changed time.Time) *fileSighting {
 		d.files = append(d.files, fileSighting{signature: signature, changed: changed, first: now})
 		f = &d.files[len(d.files)-1]
 	}
+	if !moved && !f.latest.IsZero() && changed.After(f.latest) {
+		*f = fileSighting{signature: signature, first: now}
+	}
 	if f.changed.IsZero() {
 		f.changed = changed
+	}
+	if !moved {
+		f.latest = changed
 	}
 	f.last = now
 	return f
 }
 
 // FileAge returns for how long a file has not been changed, and how much of ttl is left.
-// It is changed when it is moved aside, as some say: what was said at the first sighting counts.
-func (d *Dir) FileAge(signature string, changed time.Time, ttl time.Duration) (age, left time.Duration, err error) {
-	f := d.sight(signature, changed)
+// It may be changed by being moved aside: of one that was moved what was said at the first sighting counts.
+func (d *Dir) FileAge(signature string, changed time.Time, moved bool, ttl time.Duration) (age, left time.Duration, err error) {
+	f := d.sight(signature, changed, moved)
 	stood, changed := time.Since(f.first), f.changed
 	now, err := d.Now()
 	if err != nil {
