@@ -48,6 +48,7 @@ type held struct {
 	mu    sync.Mutex // a Mutex is not for several goroutines at once
 	mutex *concurrency.Mutex
 	lease clientv3.LeaseID
+	lost  bool // it was no longer held when it was unlocked, which Unlock tells nobody
 }
 
 // Acquire makes a session and tries to lock.
@@ -186,19 +187,26 @@ func (b *Etcd) Release(ctx context.Context, g backend.Grant) error {
 	if err != nil {
 		return err
 	}
-	if h, ok := g.State.(*held); ok {
-		h.mu.Lock()
+	h, ok := g.State.(*held)
+	if !ok {
+		h = &held{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mutex != nil {
 		err = h.mutex.Unlock(ctx)
-		h.mu.Unlock()
-		if errors.Is(err, concurrency.ErrLockReleased) {
+		switch {
+		case errors.Is(err, concurrency.ErrLockReleased) && h.lost:
+			return backend.ErrLost
+		case errors.Is(err, concurrency.ErrLockReleased):
 			return b.releasedBefore(ctx, g.Key)
-		}
-		if err != nil {
+		case err != nil:
 			return backend.Unavailable(err)
 		}
 	}
 	_, err = b.client.Revoke(ctx, lease)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		h.lost = true
 		return backend.ErrLost
 	}
 	return backend.Unavailable(err)
