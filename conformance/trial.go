@@ -153,8 +153,8 @@ func (x *trial) slack(due time.Time) time.Duration {
 }
 
 // await waits for ch, for as long as that and twice what the machine stands still
-// meanwhile, within reason: then the trial ends. A select beside a timer would take either when both are ready, as they are
-// when a stall is over.
+// meanwhile, within reason: then the trial ends. A select beside a timer would take either
+// when both are ready, as they are when a stall is over.
 func await[T any](x *trial, ch <-chan T, within time.Duration) (v T, ok bool) {
 	begun := time.Now()
 	for {

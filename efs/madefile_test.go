@@ -44,6 +44,20 @@ func (f inTheMaking) Read(path string, most int) ([]byte, fsys.Info, error) {
 	return content, f.show(path, i), err
 }
 
+// make puts an empty file at path and has b see it so.
+func (f *inTheMaking) make(t *testing.T, b *Backend, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	i, err := b.fs.Stat(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.FS, f.id, f.path = b.fs, i.ID, path
+	b.fs = f
+}
+
 // An EfsLock process is in as soon as its file is there, whatever time that shows until
 // its maker's next request; if that never comes, it is stale after the timeout.
 func TestFileInTheMaking(t *testing.T) {
@@ -63,14 +77,7 @@ func TestFileInTheMaking(t *testing.T) {
 					defer bb.Close()
 					b := bb.(*Backend)
 					path := filepath.Join(dir, "lock")
-					if err := os.WriteFile(path, nil, 0o644); err != nil {
-						t.Fatal(err)
-					}
-					i, err := b.fs.Stat(path, true)
-					if err != nil {
-						t.Fatal(err)
-					}
-					b.fs = inTheMaking{b.fs, i.ID, path, mtime, now.Add(-age)}
+					(&inTheMaking{mtime: mtime, ctime: now.Add(-age)}).make(t, b, path)
 					live := age < 300*time.Second
 					for range 2 { // the second time the waiter knows of it
 						_, err = b.Acquire(ctxBG, "lock", testClaim("a", time.Hour))
@@ -98,16 +105,8 @@ func TestFileInTheMaking(t *testing.T) {
 func TestFileInTheMakingIsAnother(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, dir, nil)
-	path := filepath.Join(dir, "lock")
-	if err := os.WriteFile(path, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	i, err := b.fs.Stat(path, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shown := &inTheMaking{FS: b.fs, id: i.ID, path: path, mtime: time.Unix(1<<20, 0)}
-	b.fs = shown
+	shown := &inTheMaking{mtime: time.Unix(1<<20, 0)}
+	shown.make(t, b, filepath.Join(dir, "lock"))
 	for _, c := range []struct{ age, left time.Duration }{{250 * time.Second, 50 * time.Second}, {0, 300 * time.Second}} {
 		shown.ctime = time.Now().Add(-c.age)
 		_, err := b.Acquire(ctxBG, "lock", testClaim("a", time.Hour))
