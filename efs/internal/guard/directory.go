@@ -46,7 +46,7 @@ func (g Directory) up(h *statedir.Hold) answer {
 	err := g.move(h.Dir, from, to)
 	if fsys.IsGone(err) && g.Network {
 		if !fsys.IsMissing(err) {
-			staleHandle(h)
+			staleHandle(h, from, to)
 		}
 		// The client may remember that it is not there from the time when it was not.
 		switch _, serr := h.Dir.FS().Stat(path.Dir(from), true); {
@@ -63,13 +63,18 @@ func (g Directory) up(h *statedir.Hold) answer {
 	return a
 }
 
-// staleHandle is for a request that met a stale handle of any directory on the way, which
-// says nothing of what is there now: they are looked up anew, and what became of the
-// request is not known.
-func staleHandle(h *statedir.Hold) {
+// staleHandle is for a move that met a stale handle, which says nothing of what is there
+// now, nor of what became of the move. It comes from any directory on the way; these are
+// looked up anew. It also comes from Linux's client itself, without a request: a directory
+// has one place in its memory, and a rename that finds it in another place than it
+// was seen in last, since another host has moved it, refuses, for as long as nobody looks it
+// up by its new name. So what is moved is looked up as well.
+func staleHandle(h *statedir.Hold, from, to string) {
 	h.Unknown = true
-	_, _ = h.Dir.FS().Stat(path.Dir(h.Dir.LockPath()), true)
-	_, _ = h.Dir.FS().Stat(h.Dir.Path(), true)
+	f := h.Dir.FS()
+	for _, p := range []string{path.Dir(h.Dir.LockPath()), h.Dir.Path(), path.Dir(from), path.Dir(to), from, to} {
+		_, _ = f.Stat(p, true)
+	}
 }
 
 // move moves the guard to the path. A rename would replace an empty directory, somebody's
@@ -271,7 +276,7 @@ func (g Directory) Down(h *statedir.Hold, s Stand) (clean bool, err error) {
 	from, to := h.Dir.LockPath(), restGuard(h.Dir, h.Baton.Epoch)
 	rerr := h.Dir.FS().Rename(from, to)
 	if fsys.IsGone(rerr) && !fsys.IsMissing(rerr) {
-		staleHandle(h)
+		staleHandle(h, from, to)
 		if h.Alive() { // EfsLock processes would find it in their way
 			rerr = h.Dir.FS().Rename(from, to)
 		}

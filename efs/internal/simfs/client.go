@@ -116,18 +116,20 @@ func (c *Client) Rename(from, to string) error {
 	return c.do("rename", from, to, true, func() error {
 		return h.walk(from, func(dir *Node, name string, anew bool) error {
 			a, an = dir, name
-			src, err := h.lookup(dir, name, anew)
+			src, err := h.find(dir, name, anew)
 			if err != nil {
 				return err
 			}
 			return h.walk(to, func(dir *Node, name string, anew bool) error {
 				b, bn = dir, name
-				dst, err := h.lookup(dir, name, anew)
+				dst, err := h.find(dir, name, anew)
 				switch {
 				case err != nil:
 					return err
 				case src == nil:
 					return syscall.ENOENT
+				case a != b && (h.unseat(a, an, src) || dst != nil && h.unseat(b, bn, dst)):
+					return syscall.ESTALE
 				case dst != nil && src.dir && !dst.dir:
 					return syscall.ENOTDIR
 				case dst != nil && !src.dir && dst.dir:

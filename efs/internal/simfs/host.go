@@ -16,6 +16,13 @@ type Host struct {
 	s     *Server
 	names map[*Node]*names
 	attrs map[*Node]fsys.Info
+	// seats are where directories were seen last: one has one place in a host's memory.
+	seats map[*Node]seat
+}
+
+type seat struct {
+	dir  *Node
+	name string
 }
 
 type names struct {
@@ -25,7 +32,7 @@ type names struct {
 
 // NewHost remembers nothing.
 func NewHost(s *Server) *Host {
-	return &Host{s: s, names: map[*Node]*names{}, attrs: map[*Node]fsys.Info{}}
+	return &Host{s: s, names: map[*Node]*names{}, attrs: map[*Node]fsys.Info{}, seats: map[*Node]seat{}}
 }
 
 func (h *Host) namesIn(dir *Node) *names {
@@ -37,7 +44,29 @@ func (h *Host) namesIn(dir *Node) *names {
 	return n
 }
 
-func (h *Host) note(dir *Node, name string, n *Node) { h.namesIn(dir).known[name] = n }
+func (h *Host) note(dir *Node, name string, n *Node) {
+	h.namesIn(dir).known[name] = n
+	h.sit(dir, name, n)
+}
+
+// sit remembers that n, which is nil if there is nothing, is in dir.
+func (h *Host) sit(dir *Node, name string, n *Node) {
+	if n != nil && n.dir {
+		h.seats[n] = seat{dir, name}
+	}
+}
+
+// unseat tells whether a rename of n out of dir is refused, without a request: n was seen in
+// another directory last, and what looks up by a rename cannot move it in the host's
+// memory. It is not while anybody looks it up where it is, or the host forgets it.
+func (h *Host) unseat(dir *Node, name string, n *Node) bool {
+	was, ok := h.seats[n]
+	if !n.dir || !ok || was.dir == dir || h.s.Coin(8) {
+		return false
+	}
+	delete(h.namesIn(dir).known, name)
+	return true
+}
 
 // revalidate asks for the attributes of n, which tells whether the names in it that are
 // remembered are still good.
@@ -55,6 +84,13 @@ func (h *Host) revalidate(n *Node) error {
 
 // lookup finds a name in a directory; n is nil if it is, or is remembered as, missing.
 func (h *Host) lookup(dir *Node, name string, anew bool) (n *Node, err error) {
+	n, err = h.find(dir, name, anew)
+	h.sit(dir, name, n)
+	return n, err
+}
+
+// find is lookup as a rename does it: a directory keeps its place in the host's memory.
+func (h *Host) find(dir *Node, name string, anew bool) (n *Node, err error) {
 	if !dir.dir {
 		return nil, syscall.ENOTDIR
 	}
@@ -66,6 +102,11 @@ func (h *Host) lookup(dir *Node, name string, anew bool) (n *Node, err error) {
 		return nil, syscall.ESTALE
 	}
 	n = dir.find(name)
+	for old, was := range h.seats { // what was there is not, to this host's knowledge
+		if was == (seat{dir, name}) && old != n {
+			delete(h.seats, old)
+		}
+	}
 	ns.known[name] = n
 	return n, nil
 }
