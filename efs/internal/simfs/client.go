@@ -184,6 +184,7 @@ func (c *Client) Link(from, to string) error {
 		}
 		b.put(bn, src)
 		src.links++
+		src.ctime = h.s.Now()
 		h.s.touched(b)
 		h.note(b, bn, src)
 		return nil
