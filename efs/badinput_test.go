@@ -103,7 +103,7 @@ func TestThingsInTheWay(t *testing.T) {
 		put        func(dir string) error
 		held       bool // it counts as a holder, not as corrupt
 	}{
-		{name: "an empty directory", says: "lock is a directory", put: func(d string) error { return os.Mkdir(d+"/lock", 0o755) }},
+		{name: "an empty directory", says: "lock is an empty directory", put: func(d string) error { return os.Mkdir(d+"/lock", 0o755) }},
 		{name: "a directory of somebody's", says: "lock is a directory", put: func(d string) error {
 			return errors.Join(os.Mkdir(d+"/lock", 0o755), os.WriteFile(d+"/lock/data", []byte("mine"), 0o644))
 		}},

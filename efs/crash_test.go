@@ -143,10 +143,21 @@ func dirty(b *Backend) (backend.Grant, error) {
 func dirtyUp(b *Backend) (backend.Grant, error) {
 	g, err := hold(b)
 	if err == nil {
-		st := g.State.(*grantState)
-		_, err = st.hold.Free(false)
+		_, err = letBatonGo(b, g)
 	}
 	return g, err
+}
+
+// letBatonGo lets go of a grant's baton, and leaves its guard where it is.
+func letBatonGo(b *Backend, g backend.Grant) (ok bool, err error) {
+	err = b.with(context.Background(), g.Key, func(p *place) error {
+		st, _, err := p.holdOf(g)
+		if err == nil {
+			ok, err = st.hold.Free(false)
+		}
+		return err
+	})
+	return ok, err
 }
 
 // abandonAside leaves a dead holder that has moved a stale file aside, and no more.

@@ -117,7 +117,9 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (g b
 			return err
 		}
 		p.dir.Tidy()
-		g, err = p.acquire(ctx, c)
+		if g, err = p.acquire(ctx, c); err == nil {
+			g.State.(*grantState).hold.Rest()
+		}
 		return err
 	})
 	return g, err
@@ -143,7 +145,6 @@ func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, 
 		return g, p.giveBack(h, err)
 	}
 	p.granted(c.ID)
-	h.Old = statedir.Baton{}
 	st.hold = *h
 	return backend.Grant{Key: p.key, ID: c.ID, Holder: c.Holder, Token: h.Baton.Gen, TTL: h.Baton.TTL, State: st}, nil
 }
@@ -192,12 +193,13 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 		if st == nil {
 			return p.lostTo(cur)
 		}
+		defer st.hold.Rest()
 		ok, err := st.hold.Next(func(*statedir.Baton) {})
 		switch {
 		case err != nil:
 			return p.lostIfGone(err)
 		case !ok:
-			st.lost = p.lostTo(st.hold.Now)
+			st.lost = p.lostTo(st.hold.Now())
 			return st.lost
 		}
 		g.State = st
@@ -251,10 +253,10 @@ func (p *place) release(g backend.Grant) error {
 		switch {
 		case err != nil:
 			return err
-		case !ok && releasedAs(h.Now, g):
+		case !ok && releasedAs(h.Now(), g):
 			return nil
 		case !ok:
-			st.lost = p.lostTo(h.Now)
+			st.lost = p.lostTo(h.Now())
 			return st.lost
 		}
 		h.Unknown = true
@@ -273,7 +275,7 @@ func (p *place) release(g backend.Grant) error {
 	case err != nil:
 		return err
 	case !ok: // which is also why its guard is gone
-		return p.lostTo(h.Now)
+		return p.lostTo(h.Now())
 	case withdraw || g.State == nil && errors.Is(lost, backend.ErrLost):
 		return nil // it may not have stood yet, or not any more
 	}

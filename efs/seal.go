@@ -77,7 +77,7 @@ func (p *place) seal(ctx context.Context, to string) error {
 	h := &g.State.(*grantState).hold
 	ok, err := h.Seal(to)
 	if err == nil && !ok {
-		return &backend.HeldError{Record: p.dir.Record(h.Now, time.Time{}, time.Time{}), RetryAfter: time.Millisecond}
+		return &backend.HeldError{Record: p.dir.Record(h.Now(), time.Time{}, time.Time{}), RetryAfter: time.Millisecond}
 	}
 	return err
 }

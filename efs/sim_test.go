@@ -644,7 +644,7 @@ func (w *world) aftermath() {
 			return
 		}
 		took = time.Since(begun)
-		if ok, err := g.State.(*grantState).hold.Free(false); !ok || err != nil {
+		if ok, err := letBatonGo(b, g); !ok || err != nil {
 			w.fail("free in the aftermath: %v, %v", ok, err)
 		}
 		if g = p.last(b, time.Now()); g.Token == 0 {

@@ -74,6 +74,7 @@ func (b *Backend) SetValue(ctx context.Context, g backend.Grant, v backend.Value
 			return p.lostTo(cur)
 		}
 		h := &st.hold
+		defer h.Rest()
 		ok := true
 		if !h.Alive() { // then the guard may be another's
 			ok, err = h.Next(func(*statedir.Baton) {})
@@ -85,12 +86,12 @@ func (b *Backend) SetValue(ctx context.Context, g backend.Grant, v backend.Value
 		}
 		switch {
 		case errors.Is(err, statedir.ErrReplaced):
-			st.lost = p.lostTo(h.Now) // asked again, it need not try
+			st.lost = p.lostTo(h.Now()) // asked again, it need not try
 			return err
 		case err != nil:
 			return p.lostIfGone(err)
 		case !ok:
-			st.lost = p.lostTo(h.Now)
+			st.lost = p.lostTo(h.Now())
 			return st.lost
 		}
 		g.State = st

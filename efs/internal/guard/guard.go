@@ -118,5 +118,5 @@ func ranOut(h *statedir.Hold) error {
 
 // taken is for one who has found out that another has the baton.
 func taken(h *statedir.Hold) error {
-	return &backend.HeldError{Record: h.Dir.Record(h.Now, time.Time{}, time.Time{}), RetryAfter: time.Millisecond}
+	return &backend.HeldError{Record: h.Dir.Record(h.Now(), time.Time{}, time.Time{}), RetryAfter: time.Millisecond}
 }

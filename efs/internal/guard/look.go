@@ -93,7 +93,7 @@ func (o Options) lookFor(d *statedir.Dir, known func(fsys.Info) bool) (s seen, e
 				strange++
 			}
 			if strange == 3 {
-				return s, statedir.Corrupt("%s is a directory, and not one of hasp's; a lock belongs there", path)
+				return s, strangeDir(d)
 			}
 			continue
 		case i.Mode&fs.ModeSymlink != 0:
@@ -105,6 +105,15 @@ func (o Options) lookFor(d *statedir.Dir, known func(fsys.Info) bool) (s seen, e
 		}
 	}
 	return s, backend.Unavailable(fmt.Errorf("what is at %s changes faster than it can be looked at", path))
+}
+
+// strangeDir is the error for a directory that is no guard. An empty one is not removed
+// either: it may be somebody's.
+func strangeDir(d *statedir.Dir) error {
+	if names, _, err := d.FS().List(d.LockPath()); err == nil && len(names) == 0 {
+		return statedir.Corrupt("%s is an empty directory, and a lock belongs there; if it is nobody's, such as what is left of a guard whose removal was cut short, remove it", d.LockPath())
+	}
+	return statedir.Corrupt("%s is a directory, and not one of hasp's; a lock belongs there", d.LockPath())
 }
 
 var errChanged = errors.New("it was replaced while it was looked at")
@@ -208,7 +217,7 @@ func (s seen) signature() string {
 // judge returns nil if the file s is stale, and a *backend.HeldError if it is live. Its
 // clock is read anew, and its owner may have shown itself, before it is called stale.
 func (o Options) judge(h *statedir.Hold, s seen) error {
-	if s.hasp && (s.gen == h.Old.Gen || s.gen == h.Old.LastToken() || s.claim == h.Baton.Claim) {
+	if s.hasp && (s.gen == h.Old.Gen || s.gen == h.Old.Last || s.claim == h.Baton.Claim) {
 		return nil // a dead holder's, whose baton h has replaced, or an earlier try's
 	}
 	r, err := o.record(h.Dir, s)

@@ -32,18 +32,41 @@ type Hold struct {
 	// Since is when it was taken, and Beat when the request was made that gave the last
 	// sign of life; by this host's clocks.
 	Since, Beat time.Time
-	// Old is the baton that was replaced, and Now the one that Next or Free found in place
-	// of this.
-	Old, Now Baton
+	// Old is what is known of the baton that was replaced.
+	Old Replaced
 	// Unknown: a request of this holder's, other than for the baton, had an answer that
 	// does not tell what became of it.
 	Unknown bool
 	// Operator: it was taken to clear away what is there, whosever it is.
 	Operator bool
 
+	now *Baton // rarely asked for, and large; a process may hold a great many
+
 	unsure  []string // values that may be published yet, or have been replaced
 	unswept bool     // what an earlier holder left of values may be there: it ends dirty
 }
+
+// Replaced is a baton that was replaced.
+type Replaced struct {
+	State     State
+	Gen, Last uint64 // its generation, and its last token
+}
+
+func replaced(b Baton) Replaced { return Replaced{b.State, b.Gen, b.LastToken()} }
+
+// Now is the baton that Next or Free found in place of h's.
+func (h *Hold) Now() Baton {
+	if h.now == nil {
+		return Baton{}
+	}
+	return *h.now
+}
+
+// found notes what is there in place of h's baton.
+func (h *Hold) found(b Baton) { h.now = &b }
+
+// Rest drops what is of no use until h's holder asks for something again, with its Dir.
+func (h *Hold) Rest() { h.Dir, h.Old = nil, Replaced{} }
 
 // Alive tells whether nobody can have taken the lock over yet.
 func (h *Hold) Alive() bool { return time.Since(h.Beat) < h.Baton.TTL }
@@ -75,7 +98,7 @@ func (h *Hold) next(change func(*Baton) error) (ok bool, err error) {
 		}
 		// Who waits, or raises the token, may have renamed it.
 		if cur.State != Held || cur.Claim != h.Baton.Claim || cur.Gen != h.Baton.Gen {
-			h.Now = cur
+			h.found(cur)
 			h.settleUnsure(cur)
 			return false, nil
 		}
@@ -100,7 +123,7 @@ func (h *Hold) Free(clean bool) (ok bool, err error) {
 			return true, nil
 		}
 		if cur.State != Held || cur.Claim != h.Baton.Claim {
-			h.Now = cur
+			h.found(cur)
 			h.settleUnsure(cur)
 			if !fsys.IsGone(rerr) && !fsys.Definite(rerr) {
 				return false, backend.Unavailable(rerr)
@@ -142,7 +165,7 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		}
 		start := time.Now()
 		if cur.State == Held && cur.Claim == c.ID {
-			h := &Hold{Dir: d, Baton: cur, Old: cur, Since: start.Add(-cur.HeldFor), Unknown: true}
+			h := &Hold{Dir: d, Baton: cur, Old: replaced(cur), Since: start.Add(-cur.HeldFor), Unknown: true}
 			// What the first attempt has done to the guard, or is about to do, is not known.
 			ok, err := h.Next(func(b *Baton) { b.TTL, b.Unsettled = c.TTL, true })
 			if ok {
@@ -177,7 +200,7 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		}
 		if swapped {
 			delete(d.tried, c.ID)
-			h := &Hold{Dir: d, Baton: next, Old: cur, Since: start, Beat: start}
+			h := &Hold{Dir: d, Baton: next, Old: replaced(cur), Since: start, Beat: start}
 			h.sweepValues()
 			return h, nil
 		}
@@ -304,7 +327,7 @@ func (d *Dir) TakeFrom(cur Baton, c backend.Claim) (*Hold, error) {
 	if err != nil || !swapped {
 		return nil, err
 	}
-	h := &Hold{Dir: d, Baton: next, Old: cur, Since: start, Beat: start, Operator: true}
+	h := &Hold{Dir: d, Baton: next, Old: replaced(cur), Since: start, Beat: start, Operator: true}
 	h.sweepValues()
 	return h, nil
 }

@@ -32,7 +32,7 @@ func (h *Hold) Seal(to string) (ok bool, err error) {
 			return true, h.Dir.syncNames()
 		}
 		if cur.State != Held || cur.Claim != h.Baton.Claim || cur.Gen != h.Baton.Gen {
-			h.Now = cur
+			h.found(cur)
 			return false, nil
 		}
 		h.adopt(cur)

@@ -215,11 +215,11 @@ func (h *Hold) setValue(v backend.Value) (ok bool, err error) {
 	case err != nil:
 		d.Discard(path)
 		return false, err
-	case !ok && h.Now.Value == name: // it was, and then the lock was taken over
+	case !ok && h.Now().Value == name: // it was, and then the lock was taken over
 		return true, nil
 	case !ok:
 		d.Discard(path)
-		if h.Now.Value != had {
+		if h.Now().Value != had {
 			// It may have been set for a while, before this one.
 			return false, backend.Unavailable(ErrReplaced)
 		}
