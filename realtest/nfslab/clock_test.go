@@ -59,7 +59,7 @@ func TestTheServersClockIsSet(t *testing.T) {
 		again(h, fmt.Sprint("short", i), "-hold", "5ms", "-more", "50ms", "-pause", "50ms", "-abandon", "0.03")
 		again(h, fmt.Sprint("long", i), "-hold", "1s", "-more", (ttl + ttl/2).String(), "-pause", "50ms")
 	}
-	for i, off := range []time.Duration{-step, 0, step, 0} {
+	for i, off := range inFull([]time.Duration{-step, 0, step, 0}, []time.Duration{-step, step}) {
 		name := fmt.Sprint("victim", i)
 		victim := c.worker(t, l.Clients[i%2], name, "-ttl", ttl.String(), "-hold", "1h", "-rounds", "1")
 		if _, ok := c.w.Await(key, time.Minute, c.in(name)); !ok {

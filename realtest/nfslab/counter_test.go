@@ -15,7 +15,7 @@ func TestCounter(t *testing.T) {
 	l := lab(t)
 	d := folder(t, l)
 	shell(t, l.Clients[0], "echo 0 >"+d+"/number")
-	const processes, rounds = 4, 5
+	processes, rounds := inFull(4, 2), 5
 	line := fmt.Sprintf(`cd %s; i=0; while [ $i -lt %d ]; do i=$((i+1))
 		%s/hasp run --on '%s' --retry-interval 100ms --max-retries -1 lock -- sh -c 'n=$(cat number) && echo $((n+1)) >number' || exit
 	done`, d, rounds, l.Bin(), store(d))

@@ -37,7 +37,7 @@ func TestAHostThatLookedDies(t *testing.T) {
 // wait for what the server keeps for the dead host.
 func TestTheHoldersHostDies(t *testing.T) {
 	needsLab(t)
-	for _, ttl := range []time.Duration{3 * time.Second, 5 * time.Second, 8 * time.Second} {
+	for _, ttl := range inFull([]time.Duration{3 * time.Second, 5 * time.Second, 8 * time.Second}, []time.Duration{5 * time.Second}) {
 		t.Run(ttl.String(), func(t *testing.T) {
 			l := lab(t)
 			c := crew{l, witness(t, l), folder(t, l)}
@@ -70,4 +70,32 @@ func TestTheHoldersHostDies(t *testing.T) {
 func stuck(t *testing.T, h *nfslab.Host) string {
 	t.Helper()
 	return shell(t, h, `for p in $(grep -lx worker /proc/[0-9]*/comm); do for k in ${p%/comm}/task/*; do echo "$k $(cat $k/wchan)"; cat $k/stack; done; done; dmesg | tail -5`)
+}
+
+// A guard that other hosts have moved meanwhile is found by one that remembers it where it
+// was: by a name that nobody uses any more.
+func TestGuardMovedByOthers(t *testing.T) {
+	l := lab(t)
+	c := crew{l, witness(t, l), folder(t, l)}
+	const ttl = 4 * time.Second
+	round := func(n int, name string, args ...string) {
+		t.Helper()
+		begun := c.w.Now()
+		r := c.worker(t, l.Clients[n], name, append([]string{"-ttl", ttl.String(), "-rounds", "1"}, args...)...)
+		e, ok := c.w.Await(key, 30*time.Second, c.in(name))
+		if !ok {
+			t.Fatalf("%s does not get the lock; it says:\n%s", name, r.out.String())
+		}
+		r.status(t, time.Minute)
+		t.Logf("%s had the lock after %v", name, (e.At - begun).Round(time.Millisecond))
+	}
+	round(0, "first")
+	round(1, "dies", "-abandon", "1")
+	round(2, "taker")
+	// One attempt: a second one looks around, and Linux learns from that where the guard is.
+	r := start(t, l.Clients[0], l.Bin()+"/hasp", "run", "--try", "--timeout", ttl.String(), "--on", store(c.dir), key, "--", "true")
+	if code := r.status(t, time.Minute); code != 0 {
+		t.Errorf("a host that remembers the guard elsewhere has status %d; it wrote:\n%s", code, r.out.String())
+	}
+	c.check(t)
 }

@@ -15,7 +15,7 @@ func TestFairness(t *testing.T) {
 	l := lab(t)
 	c := crew{l, witness(t, l), folder(t, l)}
 	// A waiter may lose to one that comes at the right moment, but not for long.
-	const handOffs, few = 120, 5
+	handOffs, few := inFull(120, 60), 5
 	for _, h := range l.Clients {
 		c.worker(t, h, h.Name, "-ttl", "10s", "-hold", "5ms", "-awake")
 	}

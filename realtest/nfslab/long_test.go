@@ -3,10 +3,12 @@
 package nfslab_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +22,9 @@ import (
 const (
 	longGate = "HASP_NFS_LONG" // for how long there are faults
 	longSeed = "HASP_NFS_SEED" // of a run that is to be repeated
-	longTTL  = 4 * time.Second
+	// longFaults is a regular expression for the kinds of faults, all of them if it is empty.
+	longFaults = "HASP_NFS_FAULTS"
+	longTTL    = 4 * time.Second
 	// legacyTimeout is that of EfsLock files there; 300 s, the protocol's, would be most of a run.
 	legacyTimeout = 30 * time.Second
 	longFew       = 2 * time.Second // what a takeover may take over the TTL
@@ -34,6 +38,14 @@ var (
 	movedKeys  = []string{"moved/m0"}             // a person moves their directory away
 	legacyKeys = []string{"legacy/e0", "legacy/e1"}
 )
+
+// writeKeys are for those who hold them for a moment.
+var writeKeys = func() (keys []string) {
+	for i := range 48 {
+		keys = append(keys, fmt.Sprint("plain/w", i))
+	}
+	return keys
+}()
 
 // A campaign is a run with faults.
 type campaign struct {
@@ -88,7 +100,7 @@ func TestLong(t *testing.T) {
 	c := newCampaign(t, spell, seed)
 	c.fill(1)
 	c.begun = c.w.Now()
-	c.faults(allFaults)
+	c.faults(chosen(t))
 	c.over = c.w.Now()
 	c.heal()
 	r := c.result()
@@ -97,6 +109,9 @@ func TestLong(t *testing.T) {
 	r.left = c.leftovers()
 	r.took = c.w.Now() - c.begun
 	t.Log("\n" + r.String())
+	for _, s := range r.longest {
+		t.Log(s)
+	}
 	if file := os.Getenv("HASP_NFS_REPORT"); file != "" {
 		if err := r.write(file); err != nil {
 			t.Error(err)
@@ -105,6 +120,15 @@ func TestLong(t *testing.T) {
 	for _, s := range r.wrong() {
 		t.Error(s)
 	}
+}
+
+// chosen are the faults whose kinds HASP_NFS_FAULTS matches.
+func chosen(t *testing.T) []chance {
+	only, err := regexp.Compile(os.Getenv(longFaults))
+	if err != nil {
+		t.Fatal(longFaults, err)
+	}
+	return slices.DeleteFunc(slices.Clone(allFaults), func(c chance) bool { return !only.MatchString(string(c.kind)) })
 }
 
 func newCampaign(t *testing.T, spell time.Duration, seed uint64) *campaign {
@@ -138,12 +162,13 @@ func (c *campaign) fill(peers int) {
 		worker := func(name string, args ...string) []string {
 			return append([]string{bin + "/worker", "-strict", "-witness", c.w.Addr(), "-name", name, "-ttl", longTTL.String()}, args...)
 		}
-		for k := range 2 {
-			all := slices.Concat(plainKeys, adminKeys, movedKeys, legacyKeys)
-			c.slot(h, false, func(*rand.Rand) []string {
-				return worker(fmt.Sprintf("%s-api%d", h.Name, k), "-url", c.url(), "-key", strings.Join(all, ","), "-parallel", "5", "-more", "20ms", "-pause", "1ms")
-			})
-		}
+		all := slices.Concat(plainKeys, adminKeys, movedKeys, legacyKeys)
+		c.slot(h, false, func(*rand.Rand) []string {
+			return worker(h.Name+"-api", "-url", c.url(), "-key", strings.Join(all, ","), "-parallel", "2", "-more", "20ms", "-pause", "50ms")
+		})
+		c.slot(h, false, func(*rand.Rand) []string {
+			return worker(h.Name+"-write", "-url", c.url(), "-key", strings.Join(writeKeys, ","), "-parallel", "4", "-write", "-retry", "500ms")
+		})
 		c.slot(h, false, func(*rand.Rand) []string {
 			return worker(h.Name+"-slow", "-url", c.url(), "-key", slowKeys[0], "-hold", "100ms", "-more", (2 * longTTL).String())
 		})
@@ -158,7 +183,7 @@ func (c *campaign) fill(peers int) {
 			}
 			c.slot(h, false, func(*rand.Rand) []string {
 				return []string{bin + "/worker", "-witness", c.w.Addr(), "-name", fmt.Sprintf("%s-efslock%d", h.Name, k), "-efslock", legacyTimeout.String(), "-url", c.root,
-					"-key", legacyKeys[i], "-retry", "100ms", "-more", "20ms", "-pause", "20ms"}
+					"-key", legacyKeys[i], "-retry", "200ms", "-more", "20ms", "-pause", "100ms"}
 			})
 		}
 	}
@@ -229,49 +254,61 @@ func (c *campaign) heal() {
 	}
 }
 
-// probe kills all workers and looks how long it takes until each key can be had, from
-// hosts in turn. EfsLock processes end before: hasp waits for their timeout.
+// probe kills all workers and looks how long it takes until each key can be had: each
+// host has some of them to take, all at once. EfsLock processes end before: hasp waits
+// for their timeout.
 func (c *campaign) probe() (slow []string) {
 	c.close()
 	for _, s := range c.slots {
 		s.kill()
 		<-s.finished
 	}
-	start := c.w.Now()
-	type answer struct {
-		key  string
-		took time.Duration
-		text string
-	}
-	all := slices.Concat(plainKeys, slowKeys, adminKeys, movedKeys)
-	answers := make(chan answer)
+	all := slices.Concat(plainKeys, writeKeys, slowKeys, adminKeys, movedKeys)
+	shares := make([][]string, len(c.l.Clients))
 	for i, key := range all {
-		go func() {
-			name := "probe-" + filepath.Base(key)
-			var out output
-			p, err := c.l.Clients[i%len(c.l.Clients)].Start(nfslab.Command{Argv: []string{c.l.Bin() + "/worker", "-strict", "-witness", c.w.Addr(), "-name", name, "-ttl", longTTL.String(),
-				"-url", c.url(), "-key", key, "-rounds", "1"}, Stdout: &out, Stderr: &out})
-			if err != nil {
-				answers <- answer{key, 0, err.Error()}
-				return
-			}
-			e, ok := c.w.Await(key, time.Minute, func(e nfslab.Event) bool { return e.Kind == nfslab.In && e.Worker == name })
-			if !ok {
-				said := strings.Split(strings.TrimSpace(out.String()), "\n")
-				answers <- answer{key, time.Minute, said[len(said)-1]}
-				_ = p.Kill()
-				return
-			}
+		shares[i%len(shares)] = append(shares[i%len(shares)], key)
+	}
+	start := c.w.Now()
+	late := make([]string, len(all))
+	var asked sync.WaitGroup
+	for n, h := range c.l.Clients {
+		name := "probe-" + h.Name
+		var out output
+		p, err := h.Start(nfslab.Command{Argv: []string{c.l.Bin() + "/worker", "-strict", "-witness", c.w.Addr(), "-name", name, "-ttl", longTTL.String(),
+			"-url", c.url(), "-key", strings.Join(shares[n], ","), "-each"}, Stdout: &out, Stderr: &out})
+		if err != nil {
+			c.t.Error(err)
+			continue
+		}
+		for i := n; i < len(all); i += len(shares) {
+			asked.Go(func() {
+				e, ok := c.w.Await(all[i], time.Minute, func(e nfslab.Event) bool { return e.Kind == nfslab.In && e.Worker == name })
+				switch took := e.At - start; {
+				case !ok:
+					late[i] = fmt.Sprintf("%s: not within a minute after the workers were killed; %s says:\n%s", all[i], name, out.about(all[i]))
+					c.diagnose(h, all[i])
+				case took > longTTL+longFew+longBusy:
+					late[i] = fmt.Sprintf("%s: %v after the workers were killed", all[i], took.Round(time.Millisecond))
+				}
+			})
+		}
+		defer func() { // when all have been asked for
+			_ = p.Kill()
 			<-p.Done()
-			answers <- answer{key, e.At - start, ""}
 		}()
 	}
-	for range all {
-		if a := <-answers; a.took > longTTL+longFew+longBusy || a.text != "" {
-			slow = append(slow, fmt.Sprintf("%s: %v after the workers were killed %s", a.key, a.took.Round(time.Millisecond), a.text))
-		}
+	asked.Wait()
+	return slices.DeleteFunc(late, func(s string) bool { return s == "" })
+}
+
+// about is the last that was written about a key.
+func (o *output) about(key string) string {
+	lines := strings.Split(o.String(), "\n")
+	slices.Reverse(lines)
+	if i := slices.IndexFunc(lines, func(s string) bool { return strings.Contains(s, key) }); i >= 0 {
+		return lines[i]
 	}
-	return slow
+	return lines[0]
 }
 
 // longBusy is what a machine may add that runs four kernels: to start a process there, and to
@@ -289,7 +326,7 @@ func (c *campaign) empty() {
 // and the guard at rest.
 func (c *campaign) leftovers() (left []string) {
 	const most = 8
-	for _, key := range slices.Concat(plainKeys, slowKeys, adminKeys, movedKeys, legacyKeys) {
+	for _, key := range slices.Concat(plainKeys, writeKeys, slowKeys, adminKeys, movedKeys, legacyKeys) {
 		dir, base := filepath.Split(key)
 		files := strings.Fields(shell(c.t, c.l.Clients[0], "cd "+c.root+"/"+dir+" && find . -path './."+base+".*' -o -path ./"+base+" -o -path './"+base+"/*'"))
 		if len(files) > most {
@@ -297,4 +334,18 @@ func (c *campaign) leftovers() (left []string) {
 		}
 	}
 	return left
+}
+
+// diagnose shows how a lock's files look on a host that cannot have it, and on the next.
+func (c *campaign) diagnose(h *nfslab.Host, key string) {
+	dir, base := filepath.Split(key)
+	state := "." + base + ".hasp"
+	look := "cd " + c.root + "/" + dir + " && stat -c '%n %i %F %y' . " + state + " " + state + "/* " + state + "/rest.*/* " + base + " " + base + "/* 2>&1; date"
+	other := c.l.Clients[(slices.Index(c.l.Clients, h)+1)%len(c.l.Clients)]
+	for _, h := range []*nfslab.Host{h, other} {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		out, err := h.Shell(ctx, look)
+		cancel()
+		c.t.Logf("%s sees of %s: %v\n%s", h.Name, key, err, out)
+	}
 }

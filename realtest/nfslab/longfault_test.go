@@ -44,19 +44,19 @@ type chance struct {
 var allFaults = []chance{
 	{killProcess, 12, 0, 0},
 	{stopProcess, 8, longTTL + longTTL/4, 2 * longTTL},
-	{crashHost, 5, 0, 2 * longTTL},
-	{crashReader, 5, 0, longTTL},
+	{crashHost, 3, 0, 2 * longTTL},
+	{crashReader, 3, 0, longTTL},
 	{stallHost, 6, longTTL / 4, 2 * longTTL},
 	{cutHost, 6, longTTL / 4, 2 * longTTL},
-	{crashServer, 2, 0, 2 * time.Second},
-	{lostReplies, 3, 0, time.Second},
+	{crashServer, 4, 0, 2 * time.Second},
+	{lostReplies, 4, 0, time.Second},
 	{hostClock, 6, 0, 0},
 	{serverClock, 8, 0, 0},
-	{diskFull, 6, time.Second, longTTL},
-	{noState, 5, 0, 0},
-	{noGuard, 5, 0, 0},
-	{garbled, 4, 100 * time.Millisecond, longTTL},
-	{movedAway, 5, 0, 0},
+	{diskFull, 3, time.Second, longTTL},
+	{noState, 3, 0, 0},
+	{noGuard, 3, 0, 0},
+	{garbled, 3, 100 * time.Millisecond, longTTL},
+	{movedAway, 3, 0, 0},
 }
 
 // graceAndMore is how long a server is left alone after its boot.
@@ -78,6 +78,10 @@ func (c *campaign) faults(chances []chance) {
 		sum += ch.weight
 	}
 	for start := time.Now(); time.Since(start) < c.spell; {
+		if sum == 0 {
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
 		n := rng.IntN(sum)
 		var ch chance
 		for _, ch = range chances {
@@ -86,7 +90,7 @@ func (c *campaign) faults(chances []chance) {
 			}
 		}
 		f := fault{ch.kind, rng.IntN(1 << 20), ch.min + time.Duration(rng.Int64N(int64(ch.max-ch.min)+1))}
-		pause := 100*time.Millisecond + time.Duration(rng.Int64N(int64(600*time.Millisecond)))
+		pause := 300*time.Millisecond + time.Duration(rng.Int64N(int64(1700*time.Millisecond)))
 		c.do(f)
 		time.Sleep(pause)
 	}
@@ -196,7 +200,10 @@ func (c *campaign) admin(f fault, h *nfslab.Host) {
 		case noState:
 			c.shell(h, "for i in 1 2 3 4 5; do rm -rf "+state+" && break; done; true")
 		case noGuard:
-			c.shell(h, "rm -rf "+filepath.Join(c.root, key))
+			guard := filepath.Join(c.root, key)
+			c.shell(h, "rm -rf "+guard)
+			// Cut short it leaves an empty directory, which hasp never takes for its own.
+			c.onSome("rmdir "+guard+" 2>/dev/null; [ ! -d "+guard+" ] || [ -e "+guard+"/held-by-hasp ]", guard)
 		case garbled:
 			c.shell(h, "echo junk >"+state+"/junk")
 			time.Sleep(f.spell)
@@ -250,15 +257,18 @@ func (c *campaign) clock(h *nfslab.Host, which int) {
 	}
 }
 
-// removed removes what a fault has made, from any host that answers, until it is done.
-func (c *campaign) removed(path string) {
+// removed removes what a fault has made.
+func (c *campaign) removed(path string) { c.onSome("rm -rf "+path, path) }
+
+// onSome runs a line on any host that answers, until it is done.
+func (c *campaign) onSome(line, path string) {
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		for _, h := range c.l.Clients {
 			if c.isBusy(h.Name) || !h.Up() {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			_, err := h.Shell(ctx, "rm -rf "+path)
+			_, err := h.Shell(ctx, line)
 			cancel()
 			if err == nil {
 				return

@@ -33,6 +33,7 @@ type longResult struct {
 	over      int
 	lost      int
 	strange   []string
+	longest   []string // takeovers that took long, told in full
 	slow      []string
 	left      []string
 	tidy      bool // probe and leftovers were asked for
@@ -108,6 +109,9 @@ func (r *longResult) takes(key string, events []nfslab.Event) {
 				continue
 			}
 			took := e.At - dead.At
+			if took > long {
+				r.longest = append(r.longest, r.story(key, events, *dead, e))
+			}
 			if slices.ContainsFunc(r.spans, func(s span) bool { return s.from < e.At && s.away() > dead.At }) {
 				r.awayTakes = append(r.awayTakes, took)
 			} else {
@@ -116,6 +120,26 @@ func (r *longResult) takes(key string, events []nfslab.Event) {
 			dead = nil
 		}
 	}
+}
+
+// long is what a takeover is told of for.
+const long = 20 * time.Second
+
+// story tells of a takeover: who died, who wanted the lock since, and what was done meanwhile.
+func (r *longResult) story(key string, events []nfslab.Event, dead, in nfslab.Event) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s died at %v, and %s entered %v later;", key, dead.Worker, dead.At.Round(time.Millisecond), in.Worker, (in.At - dead.At).Round(time.Millisecond))
+	for _, e := range events {
+		if e.Kind == nfslab.Wants && e.At < in.At && e.At > dead.At-time.Minute {
+			fmt.Fprintf(&b, " %s wants at %+v;", e.Worker, (e.At - dead.At).Round(time.Millisecond))
+		}
+	}
+	for _, s := range r.spans {
+		if s.from < in.At && s.to > dead.At {
+			fmt.Fprintf(&b, "\n\t%s, %s, from %+v to %+v", s.kind, s.what, (s.from - dead.At).Round(time.Millisecond), (s.to - dead.At).Round(time.Millisecond))
+		}
+	}
+	return b.String()
 }
 
 // away is until when the store could not be had because of the fault, 0 if it could.

@@ -53,7 +53,10 @@ func (s *slot) run() {
 		code, err := p.Wait()
 		switch {
 		case err != nil, code == 128+int(syscall.SIGKILL), code == 0:
-		case s.command && (code == 69 || code == 74 || code == 75 || code == 76): // no answer, no file system, held, lost
+			if s.command { // a process is dear there
+				time.Sleep(10 * time.Second)
+			}
+		case s.command && (code == 73 && bytes.Contains(said.bytes(), []byte("no space left")) || code == 69 || code == 74 || code == 75 || code == 76): // no answer, no file system, held, lost
 		default:
 			// A worker ends with an error if it cannot open the store, which may be away.
 			if !bytes.Contains(said.bytes(), []byte("unavailable")) && !s.c.isClosing() {

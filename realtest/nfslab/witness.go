@@ -38,6 +38,11 @@ type Witness struct {
 	tally Tally
 }
 
+// write, with a key, a token and the end of the lease, is an entry that is left at once. One
+// request does instead of four, which is what a lab whose system calls are slow needs if
+// there are to be many.
+const write = "write"
+
 // The kinds of events.
 const (
 	Wants = "wants" // it is about to acquire
@@ -184,6 +189,13 @@ func (w *Witness) hear(v *visitor, f []string) (answer string) {
 		return agreed
 	case v.name == "":
 		return ""
+	}
+	if f[0] == write && len(f) == 4 {
+		w.leave(v, Died) // of another key
+		v.key = f[1]
+		answer := w.enter(v, w.book(v.key), f[2:])
+		w.leave(v, Out)
+		return answer
 	}
 	b := w.book(v.key)
 	switch {

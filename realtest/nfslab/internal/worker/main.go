@@ -39,6 +39,8 @@ var (
 	awake    = flag.Bool("awake", false, "tell the witness when this host has not run for a while")
 	abandon  = flag.Float64("abandon", 0, "the probability of being killed while holding")
 	parallel = flag.Int("parallel", 1, "so many at once, with one Locker")
+	write    = flag.Bool("write", false, "hold only for a write, which the witness refuses if the token is too old: one request for each lock")
+	each     = flag.Bool("each", false, "take each of the keys once, all at once, with one Locker")
 	strict   = flag.Bool("strict", false, "tell the witness deadlines, and errors by kind")
 	child    = flag.Bool("child", false, "be the command of hasp run: the key and the token are in the environment")
 	efslock  = flag.Duration("efslock", 0, "be an EfsLock process with this timeout; URL is a directory")
@@ -70,33 +72,43 @@ func work(ctx context.Context) (err error) {
 			err = e
 		}
 	}()
-	if *parallel == 1 {
-		return again(ctx, l, *name)
+	all := strings.Split(*keys, ",")
+	switch {
+	case *each:
+		return atOnce(len(all), func(i int) error { return again(ctx, l, *name, all[i:i+1], 1) })
+	case *parallel == 1:
+		return again(ctx, l, *name, all, *rounds)
 	}
-	errs := make([]error, *parallel)
+	return atOnce(*parallel, func(i int) error { return again(ctx, l, fmt.Sprintf("%s.%d", *name, i), all, *rounds) })
+}
+
+func atOnce(n int, do func(i int) error) error {
+	errs := make([]error, n)
 	var all sync.WaitGroup
 	for i := range errs {
-		all.Go(func() { errs[i] = again(ctx, l, fmt.Sprintf("%s.%d", *name, i)) })
+		all.Go(func() { errs[i] = do(i) })
 	}
 	all.Wait()
 	return errors.Join(errs...)
 }
 
 // again goes one round after the other.
-func again(ctx context.Context, l hasp.Locker, name string) error {
+func again(ctx context.Context, l hasp.Locker, name string, all []string, rounds int) error {
 	w, err := meet(name)
 	if err != nil {
 		return err
 	}
-	all := strings.Split(*keys, ",")
 	if err := w.hello(all[0]); err != nil {
 		return err
 	}
 	if *awake {
 		go w.watchProcessor()
 	}
+	if *write {
+		return writes(ctx, l, w, all)
+	}
 	begin := time.Now()
-	for n := 0; (*rounds == 0 || n < *rounds) && (*length == 0 || time.Since(begin) < *length); {
+	for n := 0; (rounds == 0 || n < rounds) && (*length == 0 || time.Since(begin) < *length); {
 		key := all[rand.N(len(all))]
 		if len(all) > 1 {
 			if err := w.hello(key); err != nil {
