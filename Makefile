@@ -20,7 +20,7 @@ help:
 	@echo 'make torture   contend while processes and servers are killed, HASP_TORTURE (10m) on each store; writes docs/reliability.md'
 	@echo 'make model     check the models of efs and migrate with spin, and that wrong variants are refuted'
 	@echo 'make nfs       tests on a real NFS server and clients in user-mode kernels (root)'
-	@echo 'make nfs-long  faults of all kinds there, HASP_NFS_LONG (30m); writes docs/reliability.md (root)'
+	@echo 'make nfs-long  these in full, and faults of all kinds for HASP_NFS_LONG (40m); writes docs/reliability.md (root)'
 	@echo 'make bench-nfs counts and times requests there, beside a reference build (root)'
 
 test:
@@ -72,7 +72,7 @@ nfs:
 
 nfs-long:
 	@scripts/nfs-needs
-	HASP_NFS=1 HASP_NFS_LONG=$${HASP_NFS_LONG:-30m} HASP_NFS_REPORT=$(CURDIR)/docs/reliability.md go test -count=1 -timeout 4h -v -run 'TestLong' ./realtest/nfslab
+	HASP_NFS=1 HASP_NFS_LONG=$${HASP_NFS_LONG:-40m} HASP_NFS_REPORT=$(CURDIR)/docs/reliability.md go test -count=1 -timeout 4h -v ./realtest/nfslab
 
 bench-nfs:
 	@scripts/nfs-needs
