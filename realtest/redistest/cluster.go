@@ -87,8 +87,7 @@ func (c *Cluster) await(s *Server) {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		info, err := client.ClusterInfo(context.Background()).Result()
-		if err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(c.Nodes))) &&
-			strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d", slots)) {
+		if err == nil && c.complete(info) {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -96,6 +95,23 @@ func (c *Cluster) await(s *Server) {
 		}
 		time.Sleep(20 * time.Millisecond) // nodes gossip; they do not tell when they are done
 	}
+}
+
+// complete tells whether a node that says so of itself knows that all slots are served.
+func (c *Cluster) complete(info string) bool {
+	return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(c.Nodes))) &&
+		strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d", slots))
+}
+
+// Serves tells whether every node knows now that all slots are served. All of them must be up.
+func (c *Cluster) Serves() bool {
+	c.tb.Helper()
+	for _, s := range c.Nodes {
+		if !c.complete(s.Do("cluster", "info").(string)) {
+			return false
+		}
+	}
+	return true
 }
 
 // URL is what to open a backend with.
@@ -143,8 +159,8 @@ func (c *Cluster) Owner(slot int) *Server {
 		if int64(slot) < r[0].(int64) || int64(slot) > r[1].(int64) {
 			continue
 		}
-		for _, s := range c.Nodes {
-			if s.port() == fmt.Sprint(r[2].([]any)[1]) {
+		for _, s := range c.Nodes { // not by its port: that may be the proxy's
+			if s.Do("cluster", "myid") == r[2].([]any)[2] {
 				return s
 			}
 		}
@@ -175,10 +191,27 @@ func (c *Cluster) BeginMove(slot int) *Move {
 	return m
 }
 
-// Key moves one key, if it exists.
+// Key moves one key, if it exists. What fails because a node was slow, or seemed to the
+// others to be gone, is repeated: with REPLACE, for the target may have its copy by then.
 func (m *Move) Key(name string) {
 	m.c.tb.Helper()
-	m.From.Do("migrate", "127.0.0.1", m.To.port(), name, 0, 5000)
+	client := m.From.Client()
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	args := []any{"migrate", "127.0.0.1", m.To.port(), name, 0, 5000}
+	for {
+		err := client.Do(ctx, args...).Err()
+		if err == nil {
+			return
+		}
+		passes := strings.HasPrefix(err.Error(), "IOERR") || strings.Contains(err.Error(), "CLUSTERDOWN")
+		if !passes || ctx.Err() != nil {
+			m.c.tb.Fatalf("migrate %s: %v", name, err)
+		}
+		args = append(args[:6], "replace")
+		time.Sleep(20 * time.Millisecond) // nobody tells when it has passed
+	}
 }
 
 // Finish moves all that is left, and gives the slot to its new node.

@@ -17,6 +17,7 @@ const (
 	killServer   kind = "kill server"    // and start it again with its data
 	stopServer   kind = "stop server"    // SIGSTOP
 	cutServer    kind = "isolate server" // from the other servers
+	moveSlot     kind = "move slot"      // a key's, to another server of the cluster
 	dropConns    kind = "cut"            // a proxy closes all its connections
 	holdConns    kind = "hold back"      // a proxy passes nothing on, and later all of it
 	delayConns   kind = "delay"          // a proxy passes everything on late
@@ -48,6 +49,7 @@ var weights = []weight{
 	{killServer, 5, 0, 2 * time.Second},
 	{stopServer, 5, 50 * time.Millisecond, ttl},
 	{cutServer, 4, 500 * time.Millisecond, 2 * ttl},
+	{moveSlot, 8, 100 * time.Millisecond, ttl},
 	{dropConns, 12, 0, 0},
 	{holdConns, 12, 50 * time.Millisecond, ttl + ttl/2},
 	{delayConns, 10, 100 * time.Millisecond, 2 * ttl},

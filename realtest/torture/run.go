@@ -63,6 +63,7 @@ type torturer struct {
 	downs   int // servers that are not well
 	stopped map[*slot]bool
 	busy    map[*redistest.Proxy]bool
+	owed    []fault // the first of their kinds, which could not be done yet
 	history []string
 }
 
@@ -153,9 +154,9 @@ func (t *torturer) work(o options) {
 	due := t.begun.Add(f.after)
 	for due.Before(over) {
 		t.wait(due)
-		if t.do(f) {
-			t.done[f.kind]++
-			t.history = append(t.history, fmt.Sprintf("%v: %s", time.Since(t.begun).Round(time.Millisecond), f))
+		t.owed = slices.DeleteFunc(t.owed, t.try)
+		if !t.try(f) && t.done[f.kind] == 0 && !slices.ContainsFunc(t.owed, func(o fault) bool { return o.kind == f.kind }) {
+			t.owed = append(t.owed, f)
 		}
 		f = fs.next()
 		due = due.Add(f.after)
@@ -190,6 +191,16 @@ func (t *torturer) wait(until time.Time) {
 // later has a fault end.
 func (t *torturer) later(spell time.Duration, do func()) {
 	t.ends = append(t.ends, end{time.Now().Add(spell), do})
+}
+
+// try does a fault and notes it, if it can be done now.
+func (t *torturer) try(f fault) bool {
+	if !t.do(f) {
+		return false
+	}
+	t.done[f.kind]++
+	t.history = append(t.history, fmt.Sprintf("%v: %s", time.Since(t.begun).Round(time.Millisecond), f))
+	return true
 }
 
 // do does a fault, unless what it is for has one already.
@@ -230,6 +241,8 @@ func (t *torturer) do(f fault) bool {
 		return t.server(min(f.spell, srv.longestStop), srv.stop, srv.resume)
 	case cutServer:
 		return srv.cut != nil && t.server(f.spell, srv.cut, srv.mend)
+	case moveSlot:
+		return t.s.move != nil && t.move(f)
 	case dropConns:
 		return t.link(link, 0, (*redistest.Proxy).Drop, func(*redistest.Proxy) {})
 	case holdConns:
@@ -250,6 +263,28 @@ func (t *torturer) server(spell time.Duration, begin, finish func()) bool {
 	t.downs++
 	begin()
 	t.later(spell, func() { finish(); t.downs-- })
+	return true
+}
+
+// move moves the slot of a lock to another server while none is down: first one key of the
+// lock after the other, in any order, so that the lock and its queue are apart for a while.
+func (t *torturer) move(f fault) bool {
+	if t.downs > 0 {
+		return false
+	}
+	lock := "hasp:{" + keyName(f.which%keys) + "}"
+	m := t.s.move(lock)
+	if m == nil {
+		return false
+	}
+	t.downs++
+	names := []string{lock, lock + ":queue", lock + ":turn"}
+	first := f.which / keys % len(names)
+	for i := range names {
+		name := names[(first+i)%len(names)]
+		t.later(f.spell*time.Duration(i+1)/time.Duration(len(names)+1), func() { m.key(name) })
+	}
+	t.later(f.spell, func() { m.finish(); t.downs-- })
 	return true
 }
 

@@ -19,11 +19,12 @@ type store struct {
 	urls    []string // for the processes, in turn; through proxies
 	direct  string   // without
 	servers []server
-	links   [][]*redistest.Proxy // that fail together
-	long    time.Duration        // the TTL of some of the processes, others have ttl
-	bound   time.Duration        // how long after the faults a key may take to be acquired
-	healthy func()               // waits until all servers serve
-	left    func() []string      // what processes that have ended left behind
+	links   [][]*redistest.Proxy    // that fail together
+	long    time.Duration           // the TTL of some of the processes, others have ttl
+	bound   time.Duration           // how long after the faults a key may take to be acquired
+	move    func(name string) *move // opens the slot of a key of Redis; nil if it cannot be now, or ever
+	healthy func()                  // waits until all servers serve
+	left    func() []string         // what processes that have ended left behind
 }
 
 // server is one that can fail.
@@ -32,6 +33,12 @@ type server struct {
 	stop, resume  func()
 	longestStop   time.Duration
 	cut, mend     func() // nil if it cannot be
+}
+
+// move is a slot on its way.
+type move struct {
+	key    func(name string) // moves one key
+	finish func()            // and the others, and the slot
 }
 
 const lanes = 4 // ways to the servers, of a few processes each
@@ -55,7 +62,10 @@ func redisServer(tb testing.TB, persist bool) *store {
 	return s
 }
 
-func newRedisCluster(tb testing.TB) *store {
+func newRedisCluster(tb testing.TB) *store { return redisCluster(tb, false) }
+
+// redisCluster starts one that, if it forgets, moves slots without their locks.
+func redisCluster(tb testing.TB, forgets bool) *store {
 	tb.Helper()
 	c := redistest.StartClusterWith(tb, redistest.ClusterOptions{Persist: true, Proxied: true, NodeTimeout: ttl})
 	// Clients learn the nodes' addresses from the nodes, which know one proxy each.
@@ -65,6 +75,18 @@ func newRedisCluster(tb testing.TB) *store {
 		s.links = append(s.links, []*redistest.Proxy{c.Proxies[i]})
 	}
 	s.links = append(s.links, c.Proxies)
+	s.move = func(name string) *move {
+		if !c.Serves() { // a server was down until now
+			return nil
+		}
+		m := c.BeginMove(c.Slot(name))
+		key := m.Key
+		if forgets {
+			client := m.From.Client()
+			key = func(name string) { client.Del(context.Background(), name) } // an error says that it is not there
+		}
+		return &move{key: key, finish: m.Finish}
+	}
 	s.left = func() []string { return leftInRedis(c.Nodes...) }
 	return s
 }

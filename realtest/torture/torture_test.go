@@ -83,18 +83,21 @@ func TestTorture(t *testing.T) {
 	}
 }
 
+func overlaps(r result) int { return len(r.overlaps) }
+
 // The witness sees what it is there for: processes, and a store, that do it wrong.
 func TestWitness(t *testing.T) {
 	for _, tc := range []struct {
-		name    string
-		flaw    flaw
-		persist bool
-		faults  kind
-		seen    func(result) int
+		name   string
+		flaw   flaw
+		start  func(testing.TB) *store
+		faults kind
+		seen   func(result) int
 	}{
-		{"processes that stay in when they have lost the lock", ignoresLoss, true, stopProcess, func(r result) int { return len(r.overlaps) }},
-		{"processes that show an old token", repeatsToken, true, killProcess, func(r result) int { return len(r.disorder) }},
-		{"a server that forgets", "", false, killServer, func(r result) int { return len(r.overlaps) }},
+		{"processes that stay in when they have lost the lock", ignoresLoss, newRedis, stopProcess, overlaps},
+		{"processes that show an old token", repeatsToken, newRedis, killProcess, func(r result) int { return len(r.disorder) }},
+		{"a server that forgets", "", func(tb testing.TB) *store { return redisServer(tb, false) }, killServer, overlaps},
+		{"a slot that moves without its locks", "", func(tb testing.TB) *store { return redisCluster(tb, true) }, moveSlot, overlaps},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var r result
@@ -103,7 +106,7 @@ func TestWitness(t *testing.T) {
 				if spell > 30*time.Second {
 					t.Fatal("not seen: ", r.wrong())
 				}
-				r = run(t, redisServer(t, tc.persist), options{spell: spell, seed: 1, flaw: tc.flaw, weights: only(tc.faults), shallow: true})
+				r = run(t, tc.start(t), options{spell: spell, seed: 1, flaw: tc.flaw, weights: only(tc.faults), shallow: true})
 				t.Logf("in %v of faults: %d entries, %d overlaps, %d tokens out of order", spell, r.entries, len(r.overlaps), len(r.disorder))
 			}
 		})
