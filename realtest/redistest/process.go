@@ -87,6 +87,18 @@ func (s *Server) launch() error {
 	if s.opts.Persist {
 		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
 	}
+	if s.opts.Rewritable {
+		file := filepath.Join(s.dir, "redis.conf")
+		if f, err := os.OpenFile(file, os.O_CREATE, 0o600); err != nil { // what it has from before stays
+			return err
+		} else if err := f.Close(); err != nil {
+			return err
+		}
+		args = append([]string{file}, args...)
+	}
+	if s.file != "" {
+		args = []string{s.file, "--sentinel"}
+	}
 	p := &process{cmd: exec.Command(s.opts.program(), append(args, s.opts.Config...)...), end: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {

@@ -22,6 +22,8 @@ type Proxy struct {
 	conns  map[net.Conn]bool
 	subs   map[net.Conn]bool // clients that have subscribed
 	deaf   map[net.Conn]bool // those that are told nothing
+	repls  map[net.Conn]bool // clients that are replicas
+	pass   chan struct{}     // closed while replicas are sent what there is
 	closed bool
 }
 
@@ -33,8 +35,10 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}, subs: map[net.Conn]bool{}, deaf: map[net.Conn]bool{}}
+	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}, subs: map[net.Conn]bool{}, deaf: map[net.Conn]bool{},
+		repls: map[net.Conn]bool{}, pass: make(chan struct{})}
 	close(p.heal)
+	close(p.pass)
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.Close)
 	return p
@@ -81,6 +85,28 @@ func (p *Proxy) Deafen() {
 	}
 }
 
+// Lag has the server's replicas hear nothing from it, though their connections stay open,
+// until LoseLag. Other clients notice nothing.
+func (p *Proxy) Lag() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pass = make(chan struct{})
+}
+
+// LoseLag ends a Lag, and closes the replicas' connections: what was held back is lost.
+func (p *Proxy) LoseLag() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.repls {
+		c.Close()
+	}
+	select {
+	case <-p.pass:
+	default:
+		close(p.pass)
+	}
+}
+
 // Drop closes all connections.
 func (p *Proxy) Drop() {
 	p.mu.Lock()
@@ -104,6 +130,7 @@ func (p *Proxy) Close() {
 	p.closed = true
 	p.mu.Unlock()
 	p.Heal()
+	p.LoseLag()
 	p.l.Close()
 	p.Drop()
 	p.wg.Wait()
@@ -155,6 +182,7 @@ func (p *Proxy) forget(cs ...net.Conn) {
 		delete(p.conns, c)
 		delete(p.subs, c)
 		delete(p.deaf, c)
+		delete(p.repls, c)
 	}
 }
 
@@ -171,12 +199,22 @@ func (p *Proxy) copy(dst, src net.Conn) {
 		if bytes.Contains(buf[:n], []byte("\nsubscribe\r")) {
 			p.subs[src] = true
 		}
+		if bytes.Contains(buf[:n], []byte("\nPSYNC\r")) {
+			p.repls[src] = true
+		}
+		var pass chan struct{}
+		if p.repls[dst] {
+			pass = p.pass
+		}
 		lost := p.deaf[dst]
 		p.mu.Unlock()
 		if delay > 0 {
 			time.Sleep(delay)
 		}
 		<-heal
+		if pass != nil {
+			<-pass
+		}
 		if n > 0 && !lost {
 			if _, werr := dst.Write(buf[:n]); werr != nil {
 				return

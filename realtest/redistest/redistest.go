@@ -3,9 +3,10 @@
 //
 // A plain server runs in a container where a Docker engine runs and has the image
 // redis:7 (scripts/test-images makes it), otherwise it is the redis-server binary
-// as a child process. A server that is to be killed and restarted, a cluster and a
-// replicated pair are always children. The environment variable HASP_TEST_REDIS
-// forces one of them: "docker" or "binary". Valkey and the like are children too.
+// as a child process. A server that is to be killed and restarted, a cluster, a
+// replicated pair and what sentinels watch are always children. The environment
+// variable HASP_TEST_REDIS forces one of them: "docker" or "binary". Valkey and the
+// like are children too.
 package redistest
 
 import (
@@ -44,12 +45,15 @@ type Options struct {
 	Persist bool
 	// Cluster makes the server one of a Redis Cluster.
 	Cluster bool
+	// Rewritable gives the server a file for its configuration, in which it keeps what it
+	// is told with CONFIG REWRITE, as sentinels do.
+	Rewritable bool
 	// Config are further arguments of redis-server, such as "--maxmemory", "2mb".
 	Config []string
 }
 
 func (o Options) binary() bool {
-	return o.Binary || o.Program != "" || o.Password != "" || o.TLS || o.Unix || o.Persist || o.Cluster || len(o.Config) > 0
+	return o.Binary || o.Program != "" || o.Password != "" || o.TLS || o.Unix || o.Persist || o.Cluster || o.Rewritable || len(o.Config) > 0
 }
 
 func (o Options) program() string {
@@ -80,6 +84,7 @@ type Server struct {
 	addr string // host:port
 	bus  string // a cluster's port
 	dir  string // of a child's files
+	file string // a sentinel's configuration
 	proc *process
 	tls  *certificate
 }
@@ -181,12 +186,12 @@ func (s *Server) Channels() []string {
 	return out
 }
 
-// Connections counts the clients of the server that are not this package's.
+// Connections counts the clients of the server that are neither this package's nor sentinels.
 func (s *Server) Connections() int {
 	s.tb.Helper()
 	n := 0
 	for line := range strings.Lines(s.Do("client", "list", "type", "normal").(string) + s.Do("client", "list", "type", "pubsub").(string)) {
-		if !strings.Contains(line, "name=redistest") {
+		if !strings.Contains(line, "name=redistest") && !strings.Contains(line, "name=sentinel-") {
 			n++
 		}
 	}
