@@ -31,7 +31,7 @@ func (j *job) command() error {
 		return err
 	}
 	n := ln.visit()
-	in, err := ln.ask(message{Verb: verbIn, Visit: n, Key: os.Getenv("HASP_KEY"), Token: token, At: at, Deadline: forever, Command: true})
+	in, err := ln.ask(message{Verb: verbIn, Visit: n, Key: os.Getenv("HASP_KEY"), Token: token, At: at, Deadline: forever, TTL: j.TTL, Command: true})
 	if err != nil || !in {
 		return err
 	}

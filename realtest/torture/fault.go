@@ -18,6 +18,7 @@ const (
 	stopServer   kind = "stop server"    // SIGSTOP
 	cutServer    kind = "isolate server" // from the other servers
 	moveSlot     kind = "move slot"      // a key's, to another server of the cluster
+	failOver     kind = "fail over"      // to a replica that lags, by sentinels
 	dropConns    kind = "cut"            // a proxy closes all its connections
 	holdConns    kind = "hold back"      // a proxy passes nothing on, and later all of it
 	delayConns   kind = "delay"          // a proxy passes everything on late
@@ -50,6 +51,7 @@ var weights = []weight{
 	{stopServer, 5, 50 * time.Millisecond, ttl},
 	{cutServer, 4, 500 * time.Millisecond, 2 * ttl},
 	{moveSlot, 8, 100 * time.Millisecond, ttl},
+	{failOver, 10, ttl / 2, ttl + ttl/2},
 	{dropConns, 12, 0, 0},
 	{holdConns, 12, 50 * time.Millisecond, ttl + ttl/2},
 	{delayConns, 10, 100 * time.Millisecond, 2 * ttl},

@@ -24,6 +24,7 @@ type message struct {
 	Token    uint64
 	At       time.Duration // when it acquired, or was told of its loss
 	Deadline time.Duration
+	TTL      time.Duration // of the lease
 	Waited   time.Duration
 	Command  bool // under hasp run
 

@@ -60,7 +60,7 @@ func (p *prober) one(key string) error {
 	if err != nil {
 		return err
 	}
-	v := &visit{j: &job{}, ln: p.ln, lease: lease, n: p.ln.visit()}
+	v := &visit{j: &job{TTL: ttl}, ln: p.ln, lease: lease, n: p.ln.visit()}
 	if in, err := v.enter(time.Since(start)); err != nil || !in {
 		return fmt.Errorf("token of %q: %v, %w", key, in, err)
 	}

@@ -60,7 +60,8 @@ type torturer struct {
 	done    map[kind]int
 	begun   time.Time
 	ends    []end
-	downs   int // servers that are not well
+	downs   int  // servers that are not well
+	calm    bool // connections are left alone
 	stopped map[*slot]bool
 	busy    map[*redistest.Proxy]bool
 	owed    []fault // the first of their kinds, which could not be done yet
@@ -135,7 +136,7 @@ func (t *torturer) fill(o options) {
 			sl.job.Who = fmt.Sprintf("command-%d", i)
 		default:
 			sl.job.Who = fmt.Sprintf("process-%d", i)
-			if i%5 == 0 {
+			if i%5 == 0 || i%4 == 0 && t.s.group != nil { // who learns late that a failover has lost its lock
 				sl.job.TTL = t.s.long
 			}
 		}
@@ -162,10 +163,14 @@ func (t *torturer) work(o options) {
 		due = due.Add(f.after)
 	}
 	t.wait(over)
-	for _, e := range t.ends {
+	ends := t.ends
+	t.ends = nil
+	for _, e := range ends {
 		e.do()
 	}
-	t.ends = nil
+	for len(t.ends) > 0 { // some go on in steps
+		t.wait(slices.MinFunc(t.ends, func(a, b end) int { return a.at.Compare(b.at) }).at)
+	}
 }
 
 // wait waits, and meanwhile ends the faults that are over.
@@ -243,6 +248,8 @@ func (t *torturer) do(f fault) bool {
 		return srv.cut != nil && t.server(f.spell, srv.cut, srv.mend)
 	case moveSlot:
 		return t.s.move != nil && t.move(f)
+	case failOver:
+		return t.s.group != nil && t.failOver(f.spell)
 	case dropConns:
 		return t.link(link, 0, (*redistest.Proxy).Drop, func(*redistest.Proxy) {})
 	case holdConns:
@@ -289,10 +296,8 @@ func (t *torturer) move(f fault) bool {
 }
 
 func (t *torturer) link(ps []*redistest.Proxy, spell time.Duration, begin, finish func(*redistest.Proxy)) bool {
-	for _, p := range ps {
-		if t.busy[p] {
-			return false
-		}
+	if t.calm || slices.ContainsFunc(ps, func(p *redistest.Proxy) bool { return t.busy[p] }) {
+		return false
 	}
 	for _, p := range ps {
 		t.busy[p] = true

@@ -131,6 +131,10 @@ func (s *slot) judge(err error, said []byte) {
 			return
 		}
 	}
+	if tooFewReplicas(string(said)) {
+		s.report("too few replicas", "")
+		return
+	}
 	s.report("", fmt.Sprintf("%s has ended: %v: %.2000s", s.job.Who, err, said))
 }
 

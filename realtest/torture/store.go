@@ -23,6 +23,7 @@ type store struct {
 	long    time.Duration           // the TTL of some of the processes, others have ttl
 	bound   time.Duration           // how long after the faults a key may take to be acquired
 	move    func(name string) *move // opens the slot of a key of Redis; nil if it cannot be now, or ever
+	group   *redistest.Sentineled   // nil if there are no sentinels
 	healthy func()                  // waits until all servers serve
 	left    func() []string         // what processes that have ended left behind
 }
@@ -105,7 +106,9 @@ func leftInRedis(nodes ...*redistest.Server) []string {
 			}
 		}
 		for _, c := range n.Channels() {
-			out = append(out, "channel "+c)
+			if !strings.HasPrefix(c, "__sentinel__:") {
+				out = append(out, "channel "+c)
+			}
 		}
 		if c := n.Connections(); c > 0 {
 			out = append(out, fmt.Sprintf("%d connections", c))

@@ -24,7 +24,11 @@ func (r result) wrong() string {
 		overlaps = append(overlaps, o.String())
 	}
 	few("overlaps", overlaps)
-	few("tokens out of order", r.disorder)
+	var disorder []string
+	for _, d := range r.disorder {
+		disorder = append(disorder, d.String())
+	}
+	few("tokens out of order", disorder)
 	few("errors that no fault explains", r.strange)
 	few("keys that could not be had after the faults", r.slow)
 	few("things left", r.left)
@@ -84,7 +88,9 @@ func table(rs []result, write func(cells []string)) {
 		row("fault: "+string(f.kind), func(r result) any { return r.faults[f.kind] })
 	}
 	row("overlaps", func(r result) any { return len(r.overlaps) })
+	row("overlaps after a failover that lost what the first had", func(r result) any { return len(r.excused) })
 	row("tokens out of order", func(r result) any { return len(r.disorder) })
+	row("tokens refused, of holders whose grant a failover lost", func(r result) any { return len(r.beaten) })
 	row("tokens refused, of holders too late", func(r result) any { return r.late })
 	kinds := map[string]bool{}
 	for _, r := range rs {

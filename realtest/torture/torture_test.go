@@ -60,18 +60,27 @@ func TestTorture(t *testing.T) {
 	cases := []struct {
 		name  string
 		start func(testing.TB) *store
-	}{{"redis", newRedis}, {"cluster", newRedisCluster}, {"etcd", newEtcd}}
+	}{{"redis", newRedis}, {"cluster", newRedisCluster}, {"sentinel", newSentinels}, {"etcd", newEtcd}}
+	if os.Getenv("HASP_TORTURE") != "" { // it takes a while, and says little in a short run
+		cases = slices.Insert(cases, 3, cases[2])
+		cases[3].name, cases[3].start = "sentinel-wait", newSentinelsWait
+	}
 	rs := make([]result, len(cases))
 	t.Cleanup(func() {
 		results = append(results, slices.DeleteFunc(rs, func(r result) bool { return r.store == "" })...)
 	})
-	// One after the other, but for the minute in which what the dead have left expires.
-	var busy sync.Mutex
+	// One after the other, but for the minute in which what the dead have left expires. In
+	// a short run the sentinels, which mostly wait, are beside the others.
+	var busy, beside sync.Mutex
 	for i, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			busy.Lock()
-			next := sync.OnceFunc(busy.Unlock)
+			turn := &busy
+			if tc.name == "sentinel" && os.Getenv("HASP_TORTURE") == "" {
+				turn = &beside
+			}
+			turn.Lock()
+			next := sync.OnceFunc(turn.Unlock)
 			defer next()
 			o := options{spell: spell(t), seed: seed(t), hasp: hasp, weights: weights, waits: next}
 			t.Logf("%v of faults, repeated by HASP_TORTURE_SEED=%d", o.spell, o.seed)
@@ -87,26 +96,33 @@ func overlaps(r result) int { return len(r.overlaps) }
 
 // The witness sees what it is there for: processes, and a store, that do it wrong.
 func TestWitness(t *testing.T) {
+	const short = 6 * time.Second
 	for _, tc := range []struct {
 		name   string
 		flaw   flaw
 		start  func(testing.TB) *store
-		faults kind
+		faults []weight
+		spell  time.Duration
 		seen   func(result) int
 	}{
-		{"processes that stay in when they have lost the lock", ignoresLoss, newRedis, stopProcess, overlaps},
-		{"processes that show an old token", repeatsToken, newRedis, killProcess, func(r result) int { return len(r.disorder) }},
-		{"a server that forgets", "", func(tb testing.TB) *store { return redisServer(tb, false) }, killServer, overlaps},
-		{"a slot that moves without its locks", "", func(tb testing.TB) *store { return redisCluster(tb, true) }, moveSlot, overlaps},
+		{"processes that stay in when they have lost the lock", ignoresLoss, newRedis, only(stopProcess), short, overlaps},
+		{"processes that show an old token", repeatsToken, newRedis, only(killProcess), short, func(r result) int { return len(r.disorder) }},
+		{"a server that forgets", "", func(tb testing.TB) *store { return redisServer(tb, false) }, only(killServer), short, overlaps},
+		{"a slot that moves without its locks", "", func(tb testing.TB) *store { return redisCluster(tb, true) },
+			[]weight{{moveSlot, 1, 50 * time.Millisecond, 300 * time.Millisecond}}, short, overlaps},
+		{"processes that stay in when a failover has lost their lock", ignoresLoss, newSentinels, only(failOver), 30 * time.Second, overlaps},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if tc.spell > short && os.Getenv("HASP_TORTURE") == "" {
+				t.Skip("it takes minutes: HASP_TORTURE=1m asks for it")
+			}
 			var r result
 			// On a machine that stands still a lot, fewer locks are taken over.
-			for spell := 6 * time.Second; tc.seen(r) == 0; spell *= 2 {
-				if spell > 30*time.Second {
+			for spell := tc.spell; tc.seen(r) == 0; spell *= 2 {
+				if spell > 5*tc.spell {
 					t.Fatal("not seen: ", r.wrong())
 				}
-				r = run(t, tc.start(t), options{spell: spell, seed: 1, flaw: tc.flaw, weights: only(tc.faults), shallow: true})
+				r = run(t, tc.start(t), options{spell: spell, seed: 1, flaw: tc.flaw, weights: tc.faults, shallow: true})
 				t.Logf("in %v of faults: %d entries, %d overlaps, %d tokens out of order", spell, r.entries, len(r.overlaps), len(r.disorder))
 			}
 		})

@@ -23,9 +23,10 @@ type witness struct {
 	ln   net.Listener
 	work sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	keys  map[string]*book
+	mu        sync.Mutex
+	conns     map[net.Conn]bool
+	keys      map[string]*book
+	failovers []failover
 	tally
 }
 
@@ -36,7 +37,9 @@ type tally struct {
 	takeovers int // entries after a section that did not end with out
 	late      int // tokens refused of those whose deadline had passed
 	overlaps  []overlap
-	disorder  []string // tokens that did not rise, of those within their deadline
+	excused   []overlap // after a failover that lost what the first had
+	disorder  []refusal // tokens that did not rise, of those within their deadline
+	beaten    []refusal // the same, after a failover that lost what they are for
 	errors    map[string]int
 	strange   []string // errors that nobody should meet
 	slowest   time.Duration
@@ -57,7 +60,9 @@ type section struct {
 	pid          int
 	token        uint64
 	at, deadline time.Duration
+	ttl          time.Duration
 	lost         time.Duration // when it was told of its loss; 0 if it was not
+	end          time.Duration // when it said that it was out, or was told, or had gone; 0 if it is inside
 }
 
 func (s *section) String() string { return fmt.Sprintf("%s (pid %d, token %d)", s.who, s.pid, s.token) }
@@ -73,16 +78,70 @@ func (o overlap) String() string {
 		o.first.key, o.second, o.by, o.first, o.second.at-o.first.at)
 }
 
-// count returns what has been counted. The first of two who overlapped may have been told of its
-// loss in time, and its message have come later.
+// refusal is a token that is not greater than the one that came before.
+type refusal struct {
+	before, now *section
+	left        time.Duration // until the deadline of who shows it
+}
+
+func (r refusal) String() string {
+	return fmt.Sprintf("%s: %s came after %s, %v before its deadline", r.now.key, r.now, r.before, r.left)
+}
+
+// endSeen is how late the witness may learn of the end of a command that was killed: when it
+// has read the end of its connection.
+const endSeen = time.Second
+
+// failedOver tells the witness of a new primary.
+func (w *witness) failedOver(f failover) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failovers = append(w.failovers, f)
+}
+
+// lost tells whether a failover explains that second got in beside first: the former
+// primary granted the first, the new one the second, and it had begun without the first's
+// grant, or without a renewal that would have kept it until then. And the first has to have
+// found out: its lease was not renewed after the second was granted. A command knows no
+// deadline; it has to be out by then.
+func (w *witness) lost(first, second *section) bool {
+	until := first.deadline
+	if first.command && first.end != 0 {
+		until = first.end - endSeen
+	}
+	if until > second.at+first.ttl {
+		return false
+	}
+	return slices.ContainsFunc(w.failovers, func(f failover) bool {
+		kept := f.kept[first.key]
+		return first.token < f.from && f.from <= second.token && (kept.token != first.token || kept.until <= second.at)
+	})
+}
+
+// count returns what has been counted, when all is over. The first of two who overlapped may have
+// been told of its loss in time, and its message have come later.
 func (w *witness) count() tally {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := w.tally
 	t.errors = maps.Clone(w.tally.errors)
-	t.overlaps = slices.DeleteFunc(slices.Clone(w.overlaps), func(o overlap) bool {
-		return o.first.lost != 0 && o.first.lost <= o.second.at
-	})
+	t.overlaps, t.disorder = nil, nil
+	for _, o := range w.overlaps {
+		switch {
+		case o.first.lost != 0 && o.first.lost <= o.second.at:
+		case w.lost(o.first, o.second):
+			t.excused = append(t.excused, o)
+		default:
+			t.overlaps = append(t.overlaps, o)
+		}
+	}
+	for _, r := range w.disorder {
+		if w.lost(r.now, r.before) {
+			t.beaten = append(t.beaten, r)
+		} else {
+			t.disorder = append(t.disorder, r)
+		}
+	}
 	return t
 }
 
@@ -135,6 +194,7 @@ func (w *witness) serve(c net.Conn) {
 		defer w.mu.Unlock()
 		delete(w.conns, c)
 		for _, s := range inside {
+			s.end = now()
 			delete(w.keys[s.key].inside, s)
 		}
 	}()
@@ -167,7 +227,7 @@ func (w *witness) hear(m message, inside map[uint64]*section) (answer string) {
 			w.strange = append(w.strange, m.Who+": "+m.Text)
 		}
 	case verbIn:
-		s = &section{who: m.Who, key: m.Key, pid: m.PID, token: m.Token, at: m.At, deadline: m.Deadline, command: m.Command}
+		s = &section{who: m.Who, key: m.Key, pid: m.PID, token: m.Token, at: m.At, deadline: m.Deadline, ttl: m.TTL, command: m.Command}
 		if !w.enter(s) {
 			return answerNo
 		}
@@ -180,7 +240,7 @@ func (w *witness) hear(m message, inside map[uint64]*section) (answer string) {
 		}
 	case verbLost:
 		if s != nil {
-			s.lost = m.At
+			s.lost, s.end = m.At, m.At
 			delete(w.keys[s.key].inside, s)
 			delete(inside, m.Visit)
 		}
@@ -190,6 +250,7 @@ func (w *witness) hear(m message, inside map[uint64]*section) (answer string) {
 			if b.sections[len(b.sections)-1] == s {
 				b.tidy = true
 			}
+			s.end = now()
 			delete(b.inside, s)
 			delete(inside, m.Visit)
 		}
@@ -224,7 +285,7 @@ func (w *witness) enter(s *section) bool {
 		if s.token < b.top && now() >= s.deadline {
 			w.late++
 		} else {
-			w.disorder = append(w.disorder, fmt.Sprintf("%s: %s came after %s, %v before its deadline", s.key, s, last, s.deadline-now()))
+			w.disorder = append(w.disorder, refusal{last, s, s.deadline - now()})
 		}
 		return false
 	}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -186,7 +187,7 @@ func (v *visit) enter(waited time.Duration) (bool, error) {
 	if v.j.Flaw == repeatsToken {
 		token = firstToken(v.lease.Key(), token)
 	}
-	return v.ln.ask(message{Verb: verbIn, Visit: v.n, Key: v.lease.Key(), Token: token, At: at, Deadline: deadline, Waited: waited})
+	return v.ln.ask(message{Verb: verbIn, Visit: v.n, Key: v.lease.Key(), Token: token, At: at, Deadline: deadline, TTL: v.j.TTL, Waited: waited})
 }
 
 // stay stays in, tells deadlines, and ends the section.
@@ -220,6 +221,12 @@ func (v *visit) stay(ctx context.Context, hold time.Duration) error {
 	return err
 }
 
+// tooFewReplicas tells whether an error, or what hasp run says of it, is that the replicas
+// that the URL asks for have not acknowledged.
+func tooFewReplicas(text string) bool {
+	return strings.Contains(text, "replicas asked for acknowledged")
+}
+
 // report tells the witness of an error that a process has met.
 func (l *link) report(err error) error {
 	m := message{Verb: verbError, Text: err.Error()}
@@ -232,6 +239,8 @@ func (l *link) report(err error) error {
 		m.Kind = "held"
 	case errors.Is(err, hasp.ErrUnavailable):
 		m.Kind = "unavailable"
+	case tooFewReplicas(m.Text):
+		m.Kind = "too few replicas"
 	default:
 		m.Kind, m.Strange = "other", true
 	}
