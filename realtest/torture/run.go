@@ -273,25 +273,29 @@ func (t *torturer) server(spell time.Duration, begin, finish func()) bool {
 	return true
 }
 
-// move moves the slot of a lock to another server while none is down: first one key of the
-// lock after the other, in any order, so that the lock and its queue are apart for a while.
+// move moves the slot of a lock to another server while none is down, once all serve: first
+// one key of the lock after the other, in any order, so that the lock and its queue are
+// apart for a while.
 func (t *torturer) move(f fault) bool {
 	if t.downs > 0 {
 		return false
 	}
-	lock := "hasp:{" + keyName(f.which%keys) + "}"
-	m := t.s.move(lock)
-	if m == nil {
-		return false
-	}
 	t.downs++
+	lock := "hasp:{" + keyName(f.which%keys) + "}"
 	names := []string{lock, lock + ":queue", lock + ":turn"}
 	first := f.which / keys % len(names)
-	for i := range names {
-		name := names[(first+i)%len(names)]
-		t.later(f.spell*time.Duration(i+1)/time.Duration(len(names)+1), func() { m.key(name) })
-	}
-	t.later(f.spell, func() { m.finish(); t.downs-- })
+	t.poll("a cluster that serves", func() bool {
+		m := t.s.move(lock)
+		if m == nil {
+			return false
+		}
+		for i := range names {
+			name := names[(first+i)%len(names)]
+			t.later(f.spell*time.Duration(i+1)/time.Duration(len(names)+1), func() { m.key(name) })
+		}
+		t.later(f.spell, func() { m.finish(); t.downs-- })
+		return true
+	})
 	return true
 }
 

@@ -22,7 +22,7 @@ type store struct {
 	links   [][]*redistest.Proxy    // that fail together
 	long    time.Duration           // the TTL of some of the processes, others have ttl
 	bound   time.Duration           // how long after the faults a key may take to be acquired
-	move    func(name string) *move // opens the slot of a key of Redis; nil if it cannot be now, or ever
+	move    func(name string) *move // opens the slot of a key of Redis, in a cluster; nil while not all serve
 	group   *redistest.Sentineled   // nil if there are no sentinels
 	healthy func()                  // waits until all servers serve
 	left    func() []string         // what processes that have ended left behind
