@@ -93,7 +93,7 @@ func TestSoakBesideEfsLock(t *testing.T) {
 					n = min(d, 5*time.Second)
 				}
 				r := soak(t, n, g, bin, sc.peers)
-				for i := 0; g.control && r.found() == 0 && i < 5; i++ { // a machine that is busy elsewhere
+				for i := 0; g.control && r.found() == 0 && i < 20; i++ { // a machine that is busy elsewhere
 					r = soak(t, n, g, bin, sc.peers)
 				}
 				t.Log(r)

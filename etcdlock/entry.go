@@ -39,6 +39,7 @@ type entry struct {
 	forgotten bool      // its etcd key is known to be gone
 	foreign   bool      // put by another backend; its name is not this one's
 	leaving   bool      // given up by its claimant: a Release has been sent
+	inTime    bool      // … before it ran out
 	freed     bool      // its etcd key was there, and this backend has deleted it
 	watched   bool      // see loss.go
 	since     time.Time // when it was granted
@@ -210,7 +211,7 @@ func (b *Backend) removeSome(ctx context.Context, es []*entry) error {
 		e.freed = e.freed || hasDeleted(resp.Responses[i].GetResponseTxn().Responses)
 	}
 	for _, e := range es {
-		if e.leaving {
+		if e.inTime {
 			b.released.add(e.ident())
 		}
 		b.forgetLocked(e)

@@ -21,17 +21,19 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	}
 	b.mu.Lock()
 	e := b.entries[ident{g.Key, g.ID}]
-	var leaving bool
+	var before bool // a Release was sent in time
 	var state entryState
 	var d deletion
 	if e != nil {
-		leaving, state = e.leaving, e.state
+		before, state = e.inTime, e.state
 		d = deletion{e.name, e.rev, e.on}
 		if e.moving != nil {
 			d.on = 0 // one of two
 		}
 		// OnLoss has nothing to say about what its holder gives up
 		e.leaving = true
+		// One that comes later frees nothing, and must not be taken for one that has.
+		e.inTime = e.inTime || state != expired
 	}
 	b.mu.Unlock()
 
@@ -67,7 +69,7 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 	// has removed the entry while this call was under way.
 	if e != nil {
 		e.freed = e.freed || freed
-		freed = freed || leaving || state == held && e.freed
+		freed = freed || before || state == held && e.freed
 	}
 	if freed {
 		b.released.add(ident{g.Key, g.ID})

@@ -110,6 +110,7 @@ func (w *waiter) stop(ctx context.Context, granted bool) error {
 	keep := granted && e.state == held
 	if !keep {
 		// should the removal fail here, it is tried again
+		e.inTime = e.inTime || e.state != expired
 		e.state, e.leaving = expired, true
 		b.scheduleLocked(e, time.Now().Add(reapPause))
 	}

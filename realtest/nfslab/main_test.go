@@ -22,8 +22,7 @@ const gate = "HASP_NFS"
 
 var started bool
 
-// inFull chooses: make nfs, which is a part of what every change has to pass, does a part of
-// what make nfs-long does.
+// inFull chooses: make nfs does a part of what make nfs-long does.
 func inFull[T any](all, part T) T {
 	if os.Getenv(longGate) != "" {
 		return all
