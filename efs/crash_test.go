@@ -152,7 +152,7 @@ func dirtyUp(b *Backend) (backend.Grant, error) {
 func letBatonGo(b *Backend, g backend.Grant) (ok bool, err error) {
 	err = b.with(context.Background(), g.Key, func(p *place) error {
 		st, _, err := p.holdOf(g)
-		if err == nil {
+		if err == nil && st != nil { // else another has it
 			ok, err = st.hold.Free(false)
 		}
 		return err

@@ -128,7 +128,11 @@ func chosen(t *testing.T) []chance {
 	if err != nil {
 		t.Fatal(longFaults, err)
 	}
-	return slices.DeleteFunc(slices.Clone(allFaults), func(c chance) bool { return !only.MatchString(string(c.kind)) })
+	all := slices.DeleteFunc(slices.Clone(allFaults), func(c chance) bool { return !only.MatchString(string(c.kind)) })
+	if len(all) == 0 {
+		t.Fatalf("%s=%s matches no kind of fault", longFaults, only)
+	}
+	return all
 }
 
 func newCampaign(t *testing.T, spell time.Duration, seed uint64) *campaign {

@@ -78,10 +78,6 @@ func (c *campaign) faults(chances []chance) {
 		sum += ch.weight
 	}
 	for start := time.Now(); time.Since(start) < c.spell; {
-		if sum == 0 {
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
 		n := rng.IntN(sum)
 		var ch chance
 		for _, ch = range chances {

@@ -72,7 +72,7 @@ func (g Directory) up(h *statedir.Hold) answer {
 func staleHandle(h *statedir.Hold, from, to string) {
 	h.Unknown = true
 	f := h.Dir.FS()
-	for _, p := range []string{path.Dir(h.Dir.LockPath()), h.Dir.Path(), path.Dir(from), path.Dir(to), from, to} {
+	for _, p := range []string{path.Dir(h.Dir.LockPath()), h.Dir.Path(), h.Dir.Rest(h.Baton.Epoch), from, to} {
 		_, _ = f.Stat(p, true)
 	}
 }
