@@ -4,9 +4,10 @@
 //	go run ./realtest/cmd/testall [flags of go test]
 //
 // Most of the tests wait, for a TTL to run out or a server to start, so more packages
-// run at once than there are processors, the longest first. The packages are compiled
-// before, so that compilers do not stand in the way of tests that measure. What go test
-// caches is not run again; -count=1 is for that.
+// run at once than there are processors, the longest first. The longest is begun at once,
+// and the others are compiled meanwhile, at the lowest priority: then they are run, so
+// that compilers do not stand in the way of tests that measure. What go test caches is
+// not run again; -count=1 is for that.
 //
 // It prints what go test would, in the order in which packages end: failed tests with
 // what they said, and a line per package. Every 15 s a line says which packages run, in
@@ -27,6 +28,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -60,27 +62,31 @@ func testAll(ctx context.Context, flags []string) (bool, error) {
 	atOnce := runtime.NumCPU() + 1 // with twice as many, tests that measure were too often too late
 	p := newProgress(seconds.sort(pkgs), seconds, atOnce, os.Stdout)
 	p.verbose = slices.ContainsFunc(flags, func(f string) bool { return strings.TrimLeft(f, "-") == "v" })
-	fmt.Printf("testall: compiles the tests of %d packages, then runs %d at once\n", len(pkgs), atOnce)
-	began := time.Now()
-	if err := compile(ctx, flags); err != nil {
+	longest, others := p.pkgs[:1], p.pkgs[1:]
+	fmt.Printf("testall: compiles the tests of %d packages, beside those of %s, then runs %d at once; about %v\n", len(pkgs), short(longest[0]), atOnce, p.left())
+	if err := compile(ctx, flags, longest, false); err != nil {
 		return false, err
 	}
-	fmt.Printf("testall: compiled in %v; the tests take about %v\n", round(time.Since(began)), p.left())
-	args := append([]string{"test", "-json", "-timeout", "15m", "-p", fmt.Sprint(atOnce)}, flags...)
-	cmd := command(ctx, append(args, p.pkgs...)...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return false, err
-	}
-	if err := cmd.Start(); err != nil {
-		return false, err
-	}
-	follow(p, out)
-	err = cmd.Wait()
+	lines, errs := make(chan string), make([]error, 2)
+	var runs sync.WaitGroup
+	runs.Go(func() { errs[0] = run(ctx, flags, longest, 1, lines) })
+	runs.Go(func() {
+		began := time.Now()
+		if errs[1] = compile(ctx, flags, others, true); errs[1] == nil {
+			lines <- fmt.Sprintf("testall: compiled in %v\n", round(time.Since(began)))
+			errs[1] = run(ctx, flags, others, atOnce-1, lines)
+		}
+	})
+	go func() {
+		runs.Wait()
+		close(lines)
+	}()
+	follow(p, lines)
 	if ctx.Err() != nil {
 		return false, errors.New("interrupted")
 	}
 	var ee *exec.ExitError
+	err = errors.Join(errs...)
 	if err != nil && !errors.As(err, &ee) {
 		return false, err
 	}
@@ -95,22 +101,39 @@ func testAll(ctx context.Context, flags []string) (bool, error) {
 	return true, nil
 }
 
-// follow shows what go test says, until it ends.
-func follow(p *progress, out io.Reader) {
-	lines := make(chan string)
-	go func() {
-		defer close(lines)
-		r := bufio.NewReader(out) // no Scanner: a line may be of any length
-		for {
-			line, err := r.ReadString('\n')
-			if line != "" {
-				lines <- line
-			}
-			if err != nil {
-				return
-			}
+// run runs the tests of packages, several at once, and passes on what go test says.
+func run(ctx context.Context, flags, pkgs []string, atOnce int, lines chan<- string) error {
+	if len(pkgs) == 0 {
+		return nil
+	}
+	args := append([]string{"test", "-json", "-timeout", "15m", "-p", fmt.Sprint(atOnce)}, flags...)
+	cmd := command(ctx, "go", append(args, pkgs...)...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return err
+	}
+	pass(out, lines)
+	return cmd.Wait()
+}
+
+// pass passes lines on.
+func pass(out io.Reader, lines chan<- string) {
+	for r := bufio.NewReader(out); ; { // no Scanner: a line may be of any length
+		line, err := r.ReadString('\n')
+		if line != "" {
+			lines <- line
 		}
-	}()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// follow shows what go test says, until it ends.
+func follow(p *progress, lines <-chan string) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -126,9 +149,9 @@ func follow(p *progress, out io.Reader) {
 	}
 }
 
-// command is the go command. An interrupt is for go test to pass on.
-func command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "go", args...)
+// command is a command that is interrupted with ctx: go test passes that on.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Stderr = os.Stderr
 	return cmd
@@ -147,17 +170,21 @@ func buildFlags(flags []string) []string {
 
 // list returns the import paths of the workspace's packages.
 func list(ctx context.Context, flags []string) ([]string, error) {
-	out, err := command(ctx, append(append([]string{"list"}, buildFlags(flags)...), "work")...).Output()
+	out, err := command(ctx, "go", append(append([]string{"list"}, buildFlags(flags)...), "work")...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
 	return strings.Fields(string(out)), nil
 }
 
-// compile compiles what the tests are made of; go test then only has to link it.
-func compile(ctx context.Context, flags []string) error {
-	args := append([]string{"list", "-export", "-test", "-deps", "-e", "-f", "{{with .Error}}{{.}}{{end}}"}, buildFlags(flags)...)
-	cmd := command(ctx, append(args, "work")...)
+// compile compiles what the tests of packages are made of; go test then only has to link
+// it. Beside says that tests run meanwhile: they come first then, where nice is known.
+func compile(ctx context.Context, flags, pkgs []string, beside bool) error {
+	args := append([]string{"go", "list", "-export", "-test", "-deps", "-e", "-f", "{{with .Error}}{{.}}{{end}}"}, buildFlags(flags)...)
+	if nice, err := exec.LookPath("nice"); err == nil && beside {
+		args = append([]string{nice, "-n", "19"}, args...)
+	}
+	cmd := command(ctx, args[0], append(args[1:], pkgs...)...)
 	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard // go test says what does not compile
 	if err := cmd.Run(); err != nil && ctx.Err() != nil {
 		return errors.New("interrupted")

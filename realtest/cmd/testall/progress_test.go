@@ -43,7 +43,12 @@ func TestRealOutput(t *testing.T) {
 	}
 	var out strings.Builder
 	p := newProgress(pkgs, seconds{}, 2, &out)
-	follow(p, strings.NewReader(string(raw)))
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		pass(strings.NewReader(string(raw)), lines)
+	}()
+	follow(p, lines)
 	got := out.String()
 	for _, want := range []string{"said: failed", "said: panicked", "undefinedName", "--- FAIL: TestFail", "ok  \t" + module + "/pass", "FAIL\t" + module + "/fail"} {
 		if !strings.Contains(got, want) {
