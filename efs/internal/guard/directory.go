@@ -35,6 +35,7 @@ func restGuard(d *statedir.Dir, epoch uint64) string { return d.Rest(epoch) + "/
 // answer is what a move of the guard said, before anybody has looked.
 type answer struct {
 	moved bool
+	new   bool  // by a request of this system's own, which replaces nothing: a look would tell no more
 	gone  bool  // there was nothing to move
 	cross bool  // a directory cannot be moved here
 	err   error // what it said
@@ -43,7 +44,7 @@ type answer struct {
 // up moves the guard from its rest to the path.
 func (g Directory) up(h *statedir.Hold) answer {
 	from, to := restGuard(h.Dir, h.Baton.Epoch), h.Dir.LockPath()
-	err := g.move(h.Dir, from, to)
+	new, err := g.move(h.Dir, from, to)
 	if fsys.IsGone(err) && g.Network {
 		if !fsys.IsMissing(err) {
 			staleHandle(h, from, to)
@@ -56,7 +57,7 @@ func (g Directory) up(h *statedir.Hold) answer {
 			err = serr // there is no place where it could rest
 		}
 	}
-	a := answer{moved: err == nil, gone: fsys.IsMissing(err), cross: fsys.IsCross(err), err: err}
+	a := answer{moved: err == nil, new: new && err == nil, gone: fsys.IsMissing(err), cross: fsys.IsCross(err), err: err}
 	if err != nil && !a.gone && !fsys.Definite(err) {
 		h.Unknown = true
 	}
@@ -79,14 +80,14 @@ func staleHandle(h *statedir.Hold, from, to string) {
 
 // move moves the guard to the path. A rename would replace an empty directory, somebody's
 // own. On a network there is no request that spares it, and a look before would be one
-// more: an empty directory has nothing that could be lost.
-func (g Directory) move(d *statedir.Dir, from, to string) error {
+// more: an empty directory has nothing that could be lost. New tells which it was.
+func (g Directory) move(d *statedir.Dir, from, to string) (new bool, err error) {
 	if !g.Network {
 		if err := d.FS().RenameNew(from, to); !errors.Is(err, fsys.ErrNoRenameNew) {
-			return err
+			return true, err
 		}
 	}
-	return d.FS().Rename(from, to)
+	return false, d.FS().Rename(from, to)
 }
 
 // Up implements Guard.
@@ -115,6 +116,9 @@ func (g Directory) raise(ctx context.Context, h *statedir.Hold) (Stand, error) {
 		a = g.up(h)
 		if !h.Alive() {
 			return Stand{}, ranOut(h)
+		}
+		if a.new {
+			return Stand{known: h.Dir.Rested}, nil
 		}
 		look := g.lookMoved
 		if !a.moved {
@@ -283,6 +287,7 @@ func (g Directory) Down(h *statedir.Hold, s Stand) (clean bool, err error) {
 	}
 	switch {
 	case rerr == nil:
+		h.Dir.Rested = found.Info
 	case fsys.IsCross(rerr):
 		// From an image's lower layer. Such a file system is local, and this holder is
 		// alive: nobody else's guard can be there.

@@ -54,10 +54,13 @@ const (
 )
 
 // last returns the server's time if it was read within maxAge.
-func (c *Clock) last(maxAge time.Duration) (time.Time, bool) {
+func (c *Clock) last(maxAge time.Duration) (time.Time, bool) { return c.asOf(time.Now(), maxAge) }
+
+// asOf is last as of now.
+func (c *Clock) asOf(now time.Time, maxAge time.Duration) (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	passed := time.Since(c.at)
+	passed := now.Sub(c.at)
 	if c.at.IsZero() || passed > maxAge {
 		return time.Time{}, false
 	}

@@ -39,6 +39,9 @@ type Dir struct {
 	Poll time.Duration
 	// Local: what was done is on disk when that was asked for, and not before.
 	Local bool
+	// Rested is what this client's guard was when it took it away last: most often it is the
+	// one that it puts up next, and is known again by this.
+	Rested fsys.Info
 
 	fs    fsys.FS
 	clock *Clock

@@ -163,9 +163,8 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		if err := d.longEnough(c.TTL); err != nil {
 			return nil, err
 		}
-		start := time.Now()
 		if cur.State == Held && cur.Claim == c.ID {
-			h := &Hold{Dir: d, Baton: cur, Old: replaced(cur), Since: start.Add(-cur.HeldFor), Unknown: true}
+			h := &Hold{Dir: d, Baton: cur, Old: replaced(cur), Since: time.Now().Add(-cur.HeldFor), Unknown: true}
 			// What the first attempt has done to the guard, or is about to do, is not known.
 			ok, err := h.Next(func(b *Baton) { b.TTL, b.Unsettled = c.TTL, true })
 			if ok {
@@ -186,11 +185,11 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 			}
 			return nil, d.maybeLate(cur, c, err)
 		}
-		next, err := d.taken(cur, changed, c)
+		start := time.Now()
+		next, err := d.taken(cur, changed, start, c)
 		if err != nil {
 			return nil, err
 		}
-		start = time.Now()
 		swapped, _, err := d.swap(cur, next)
 		if err != nil {
 			if errors.Is(err, backend.ErrUnavailable) {
@@ -272,10 +271,10 @@ func (d *Dir) longEnough(ttl time.Duration) error {
 	return fmt.Errorf("%w: a TTL of %v is too short: file times here advance in steps of %v, and it takes two of them, %v, at least", backend.ErrUnsupported, ttl, g, 2*g)
 }
 
-// taken is the baton after c has taken cur. The token follows the server's time, and
+// taken is the baton after c has taken cur, at start. The token follows the server's time, and
 // takes it from what is there: the directory's time, or a clock that was read before.
-func (d *Dir) taken(cur Baton, changed time.Time, c backend.Claim) (Baton, error) {
-	now, ok := d.clock.last(time.Hour)
+func (d *Dir) taken(cur Baton, changed, start time.Time, c backend.Claim) (Baton, error) {
+	now, ok := d.clock.asOf(start, time.Hour)
 	if !ok {
 		now = changed
 	}
@@ -318,7 +317,7 @@ func (d *Dir) Raise(floor uint64) error {
 // TakeFrom takes cur's baton for an operator, whoever holds it. The hold is nil if it is
 // another by now.
 func (d *Dir) TakeFrom(cur Baton, c backend.Claim) (*Hold, error) {
-	next, err := d.taken(cur, time.Time{}, c)
+	next, err := d.taken(cur, time.Time{}, time.Now(), c)
 	if err != nil {
 		return nil, err
 	}
