@@ -87,7 +87,7 @@ func (l *locker) contend(ctx context.Context, key string, w *wait) (_ *Lease, er
 		l.emitAttempt(key, w)
 		g, before, err := c.attempt(ctx)
 		if err == nil {
-			if le := l.grant(ctx, g, before, w, c.late); le != nil {
+			if le := l.grant(ctx, g, before, c.granted, w, c.late); le != nil {
 				return le, nil
 			}
 			c.unknown = true // Close came first: to be withdrawn
@@ -152,6 +152,7 @@ type contender struct {
 	late     bool      // a request of claim may still be under way that gets key when it arrives
 	silent   time.Time // when the first of the attempts that got no answer was made
 	answered time.Time // when the last attempt was
+	granted  reading   // when the answer was yes
 	wake     <-chan struct{}
 	stop     func(context.Context, bool) error // not nil while watching
 	ended    bool                              // the watcher has closed wake
@@ -163,7 +164,7 @@ type contender struct {
 func (c *contender) attempt(ctx context.Context) (g backend.Grant, before reading, err error) {
 	before = c.l.now()
 	claim := c.claim
-	g, err = call(ctx, c.l, true, func(ctx context.Context) (backend.Grant, error) {
+	g, err = call(ctx, c.l, before.mono, true, func(ctx context.Context) (backend.Grant, error) {
 		return c.l.b.Acquire(ctx, c.key, claim)
 	}, func(g backend.Grant, err error) {
 		// the call was given up long ago: whatever it got is not wanted
@@ -173,7 +174,8 @@ func (c *contender) attempt(ctx context.Context) (g backend.Grant, before readin
 	})
 	if err == nil {
 		c.unknown = false
-		late := c.l.now().since(before) >= c.w.terms.valid(g)
+		c.granted = c.l.now()
+		late := c.granted.since(before) >= c.w.terms.valid(g)
 		if ctx.Err() != nil || late {
 			c.unknown = true // to be withdrawn
 			if ctx.Err() != nil {
@@ -218,7 +220,7 @@ func (c *contender) watch(ctx context.Context) bool {
 	if stop := c.stop; stop != nil {
 		// waited for: it must not take away what is registered next
 		c.stop, c.wake, c.ended = nil, nil, false
-		_, err := call(ctx, c.l, true, func(ctx context.Context) (struct{}, error) {
+		_, err := call(ctx, c.l, time.Now(), true, func(ctx context.Context) (struct{}, error) {
 			ctx, cancel := c.l.opts.bounded(ctx) // also if ctx ends: what waits in the store has to go
 			defer cancel()
 			return struct{}{}, stop(ctx, false)
@@ -233,7 +235,7 @@ func (c *contender) watch(ctx context.Context) bool {
 		stop func(context.Context, bool) error
 	}
 	claim := c.claim
-	r, err := call(ctx, c.l, true, func(ctx context.Context) (watch, error) {
+	r, err := call(ctx, c.l, time.Now(), true, func(ctx context.Context) (watch, error) {
 		wake, stop, err := wt.Watch(ctx, c.key, claim)
 		return watch{wake, stop}, err
 	}, func(r watch, err error) {

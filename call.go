@@ -21,12 +21,12 @@ func (e *abandoned) Error() string {
 }
 func (e *abandoned) Unwrap() []error { return []error{backend.ErrUnavailable, e.cause} }
 
-// call runs f with the request timeout and returns its result, or an
+// call runs f with the request timeout, which counts from now on, and returns its result, or an
 // *abandoned soon after the context has ended, or the Locker if it heedsClose, even
 // if f hangs. In that case late, if not nil, gets the result whenever it comes.
-func call[T any](parent context.Context, l *locker, heedsClose bool, f func(context.Context) (T, error), late func(T, error)) (T, error) {
+func call[T any](parent context.Context, l *locker, now time.Time, heedsClose bool, f func(context.Context) (T, error), late func(T, error)) (T, error) {
 	unheard := l.punctual && !l.prompt && parent.Done() == nil
-	ctx := l.requests.make(parent, heedsClose && !unheard, l.opts.RequestTimeout)
+	ctx := l.requests.make(parent, heedsClose && !unheard, now.Add(l.opts.RequestTimeout))
 	defer ctx.finish()
 	if l.prompt || unheard {
 		// The switch to another goroutine and back would cost as much as a rename.

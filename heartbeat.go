@@ -87,8 +87,8 @@ func (h *heart) stop() {
 	}
 }
 
-func (h *heart) add(le *Lease) {
-	at := h.next(le, h.l.now(), 0)
+func (h *heart) add(le *Lease, now reading) {
+	at := h.next(le, now, 0)
 	h.mu.Lock()
 	if !le.held() { // lost already: remove came before
 		h.mu.Unlock()

@@ -51,8 +51,9 @@ const (
 	leaseReleased
 )
 
-// grant makes a lease of what the backend granted; nil if the Locker was closed.
-func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *wait, late bool) *Lease {
+// grant makes a lease of what the backend granted now, when it was asked before; nil if the
+// Locker was closed.
+func (l *locker) grant(ctx context.Context, g backend.Grant, before, now reading, w *wait, late bool) *Lease {
 	le := &Lease{l: l, key: g.Key, opts: &w.terms.resolved, since: before, base: before, grant: g, late: late, parent: context.WithoutCancel(ctx)}
 	l.mu.Lock()
 	if l.closed { // Close would not see it
@@ -64,8 +65,8 @@ func (l *locker) grant(ctx context.Context, g backend.Grant, before reading, w *
 		s.lease = le
 	}
 	l.mu.Unlock()
-	l.heart.add(le)
-	l.emit(Event{Kind: EventAcquired, Key: le.key, Acquire: w.id, Token: g.Token, Attempt: w.attempts, Waited: time.Since(w.start)})
+	l.heart.add(le, now)
+	l.emit(Event{Kind: EventAcquired, Key: le.key, Acquire: w.id, Token: g.Token, Attempt: w.attempts, Waited: now.mono.Sub(w.start)})
 	return le
 }
 
@@ -201,7 +202,7 @@ func (le *Lease) free(ctx context.Context, g backend.Grant, called reading, lost
 	if lost {
 		closed = l.life.Done() // it keeps others waiting at most
 	}
-	_, err := call(context.WithoutCancel(ctx), l, false, func(ctx context.Context) (struct{}, error) {
+	_, err := call(context.WithoutCancel(ctx), l, called.mono, false, func(ctx context.Context) (struct{}, error) {
 		tries := 0
 		err := retryUnknown(ctx, closed, func() error {
 			tries++
@@ -273,7 +274,9 @@ func (le *Lease) release(called reading, free func(g backend.Grant, lost bool) e
 	}
 	le.releaseErr = err
 	// before the key is passed on, so that events come in the order of what happened
-	l.emit(Event{Kind: EventReleased, Key: le.key, Token: g.Token, HeldFor: l.now().since(le.since), Err: err})
+	if l.observed() {
+		l.emit(Event{Kind: EventReleased, Key: le.key, Token: g.Token, HeldFor: l.now().since(le.since), Err: err})
+	}
 	l.forget(le, lost == nil)
 	close(le.releasing)
 	return err

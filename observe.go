@@ -65,9 +65,12 @@ func (l *locker) makeSinks() {
 	}
 }
 
+// observed tells whether anybody is told of events.
+func (l *locker) observed() bool { return l.observer != nil || l.logger != nil }
+
 // emit tells the observer and the logger. It never waits for either.
 func (l *locker) emit(e Event) {
-	if l.observer == nil && l.logger == nil {
+	if !l.observed() {
 		return
 	}
 	e.Time = time.Now()

@@ -2,6 +2,7 @@ package hasp
 
 import (
 	"context"
+	"time"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -37,7 +38,7 @@ func asked[T any](ctx context.Context, l *locker, op, key string, f func(context
 	if l.isClosed() {
 		return none, &Error{op, key, ErrClosed}
 	}
-	v, err := call(ctx, l, true, f, nil)
+	v, err := call(ctx, l, time.Now(), true, f, nil)
 	switch {
 	case err == nil:
 		return v, nil

@@ -38,7 +38,7 @@ func TestRequest(t *testing.T) {
 					parent, cancel := context.WithCancelCause(parent)
 					defer cancel(nil)
 					var all requests
-					r := all.make(parent, true, time.Second)
+					r := all.make(parent, true, time.Now().Add(time.Second))
 					defer r.finish()
 					left := time.Second
 					if c.parent > 0 {

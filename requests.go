@@ -20,10 +20,10 @@ type requests struct {
 	due   time.Time // when timer fires; zero if it is not set
 }
 
-// make returns the context of a call that may take d, and ends with close if it
+// make returns the context of a call that has to end by deadline, and ends with close if it
 // heeds that. finish has to be called when the call is over.
-func (s *requests) make(ctx context.Context, heedsClose bool, d time.Duration) *request {
-	r := &request{Context: ctx, deadline: time.Now().Add(d), all: s, heedsClose: heedsClose}
+func (s *requests) make(ctx context.Context, heedsClose bool, deadline time.Time) *request {
+	r := &request{Context: ctx, deadline: deadline, all: s, heedsClose: heedsClose}
 	if t, ok := ctx.Deadline(); ok && t.Before(r.deadline) {
 		r.deadline = t
 	}

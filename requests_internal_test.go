@@ -19,7 +19,7 @@ func TestRequestsShareATimer(t *testing.T) {
 		told := make(chan time.Duration)
 		// the second is earlier than the timer, the last two in the same instant
 		for _, d := range []time.Duration{5 * time.Second, time.Second, 3 * time.Second, 7 * time.Second, 7 * time.Second} {
-			r := all.make(context.Background(), true, d)
+			r := all.make(context.Background(), true, time.Now().Add(d))
 			go func() {
 				<-r.Done()
 				if r.Err() != context.DeadlineExceeded {
@@ -30,7 +30,7 @@ func TestRequestsShareATimer(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		finished := all.make(context.Background(), true, 2*time.Second)
+		finished := all.make(context.Background(), true, time.Now().Add(2*time.Second))
 		finished.Done()
 		finished.finish()
 		for range 5 {
@@ -46,7 +46,7 @@ func TestRequestsShareATimer(t *testing.T) {
 			t.Error("requests that are over are still in the list")
 		}
 		// and the timer is set again for those that come later
-		r := all.make(context.Background(), true, time.Second)
+		r := all.make(context.Background(), true, time.Now().Add(time.Second))
 		defer r.finish()
 		before := time.Now()
 		<-r.Done()
@@ -60,13 +60,13 @@ func TestRequestsShareATimer(t *testing.T) {
 func TestRequestsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all requests
-		heeds, other := all.make(context.Background(), true, time.Hour), all.make(context.Background(), false, time.Hour)
+		heeds, other := all.make(context.Background(), true, time.Now().Add(time.Hour)), all.make(context.Background(), false, time.Now().Add(time.Hour))
 		defer heeds.finish()
 		defer other.finish()
 		heeds.Done()
 		other.Done()
 		all.close()
-		later := all.make(context.Background(), true, time.Hour)
+		later := all.make(context.Background(), true, time.Now().Add(time.Hour))
 		defer later.finish()
 		for name, r := range map[string]*request{"under way": heeds, "later": later} {
 			select {
@@ -91,7 +91,7 @@ func TestRequestsClose(t *testing.T) {
 func TestRequestsCloseRace(t *testing.T) {
 	for range 5000 {
 		var all requests
-		r, s := all.make(context.Background(), true, time.Minute), all.make(context.Background(), true, time.Minute)
+		r, s := all.make(context.Background(), true, time.Now().Add(time.Minute)), all.make(context.Background(), true, time.Now().Add(time.Minute))
 		var ready atomic.Bool
 		go func() {
 			for !ready.Load() {

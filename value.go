@@ -109,7 +109,7 @@ func (s *setter) attempt(ctx context.Context) error {
 	// half of what is left, so that a heartbeat can follow on a request that vanished
 	ctx, cancel = context.WithTimeout(ctx, max(left/2, time.Millisecond))
 	defer cancel()
-	_, err = call(ctx, l, true, func(ctx context.Context) (struct{}, error) {
+	_, err = call(ctx, l, time.Now(), true, func(ctx context.Context) (struct{}, error) {
 		defer l.heart.giveBack(le)
 		next, err := backend.SetValue(ctx, l.b, g, s.v)
 		if err == nil {
@@ -152,7 +152,7 @@ func (l *locker) Value(ctx context.Context, key string) ([]byte, error) {
 	}
 	var v backend.Value
 	err := l.patiently(ctx, nil, func() (err error) {
-		v, err = call(ctx, l, true, func(ctx context.Context) (backend.Value, error) { return backend.ReadValue(ctx, l.b, key) }, nil)
+		v, err = call(ctx, l, time.Now(), true, func(ctx context.Context) (backend.Value, error) { return backend.ReadValue(ctx, l.b, key) }, nil)
 		return err
 	})
 	switch {
