@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -118,7 +119,7 @@ func (b Baton) Name() string {
 	case Sealed:
 		short('s', b.Seq)
 		out = append(out, ".m"...)
-		return string(append(out, escapeCut(b.Moved, maxName-len(out))...))
+		return string(appendCut(out, b.Moved, maxName-len(out)))
 	case Held:
 	default:
 		return string(b.appendWaiters(out, 0))
@@ -141,9 +142,10 @@ func (b Baton) Name() string {
 		num('p', uint64(max(b.Holder.PID, 0)))
 	}
 	room := maxName - len(out) - len(".h.o")
-	host := escape(b.Holder.Host, min(64, room/2))
-	out = append(append(out, ".h"...), host...)
-	return string(append(append(out, ".o"...), escape(b.Holder.Owner, room-len(host))...))
+	was := len(out)
+	out = appendEscaped(append(out, ".h"...), b.Holder.Host, min(64, room/2))
+	room -= len(out) - was - len(".h")
+	return string(appendEscaped(append(out, ".o"...), b.Holder.Owner, room))
 }
 
 // appendWaiters leaves out those for whom there is no room: they find out, and say again
@@ -336,34 +338,36 @@ func (b Baton) With(change func(*Baton)) Baton {
 
 const hexDigits = "0123456789ABCDEF"
 
-// escape writes s with letters, digits, '-' and '_' as they are and every other byte as
+// appendEscaped appends s with letters, digits, '-' and '_' as they are and every other byte as
 // %XX, cut at a whole character to at most room bytes.
-func escape(s string, room int) string {
-	var out strings.Builder
+func appendEscaped(out []byte, s string, room int) []byte {
+	most := len(out) + room
 	for _, r := range s {
-		var enc string
-		if r == '-' || r == '_' || r < 0x80 && (r >= '0' && r <= '9' || r|0x20 >= 'a' && r|0x20 <= 'z') {
-			enc = string(r)
-		} else {
-			for _, c := range []byte(string(r)) {
-				enc += "%" + string(hexDigits[c>>4]) + string(hexDigits[c&15])
+		if r == '-' || r == '_' || r < utf8.RuneSelf && (r >= '0' && r <= '9' || r|0x20 >= 'a' && r|0x20 <= 'z') {
+			if len(out) >= most {
+				break
 			}
+			out = append(out, byte(r))
+			continue
 		}
-		if out.Len()+len(enc) > room {
+		if len(out)+3*utf8.RuneLen(r) > most {
 			break
 		}
-		out.WriteString(enc)
+		for _, c := range []byte(string(r)) {
+			out = append(out, '%', hexDigits[c>>4], hexDigits[c&15])
+		}
 	}
-	return out.String()
+	return out
 }
 
-// escapeCut is escape, and shows by an ellipsis that something was cut.
-func escapeCut(s string, room int) string {
-	if all := escape(s, 3*len(s)); len(all) <= room {
-		return all
+// appendCut is appendEscaped, and shows by an ellipsis that something was cut.
+func appendCut(out []byte, s string, room int) []byte {
+	was := len(out)
+	if out = appendEscaped(out, s, 9*len(s)); len(out)-was <= room {
+		return out
 	}
 	const ellipsis = "%E2%80%A6"
-	return escape(s, room-len(ellipsis)) + ellipsis
+	return append(appendEscaped(out[:was], s, room-len(ellipsis)), ellipsis...)
 }
 
 func unescape(s string) string {

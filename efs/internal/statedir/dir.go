@@ -198,6 +198,7 @@ func (d *Dir) trySwap(from, to Baton) (swapped bool, cur Baton, rerr, err error)
 	d.last = ""
 	if rerr == nil {
 		d.remember(to, toName)
+		to.name = toName
 		return true, to, nil, nil
 	}
 	cur, _, err = d.Read()

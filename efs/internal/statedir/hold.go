@@ -190,7 +190,7 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		if err != nil {
 			return nil, err
 		}
-		swapped, _, err := d.swap(cur, next)
+		swapped, next, err := d.swap(cur, next)
 		if err != nil {
 			if errors.Is(err, backend.ErrUnavailable) {
 				d.noteTry(cur, c)
