@@ -168,7 +168,7 @@ func (c *campaign) fill(peers int) {
 		}
 		all := slices.Concat(plainKeys, adminKeys, movedKeys, legacyKeys)
 		c.slot(h, false, func(*rand.Rand) []string {
-			return worker(h.Name+"-api", "-url", c.url(), "-key", strings.Join(all, ","), "-parallel", "2", "-more", "20ms", "-pause", "50ms")
+			return worker(h.Name+"-api", "-url", c.url(), "-key", strings.Join(all, ","), "-parallel", "2", "-more", "20ms", "-pause", "50ms", "-abandon", "0.005")
 		})
 		c.slot(h, false, func(*rand.Rand) []string {
 			return worker(h.Name+"-write", "-url", c.url(), "-key", strings.Join(writeKeys, ","), "-parallel", "4", "-write", "-retry", "500ms")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -34,29 +35,31 @@ const (
 	movedAway   faultKind = "directory moved away"
 )
 
-// A chance says how often a kind is chosen, and for how long it lasts.
+// A chance says how often a kind comes in each deck, and for how long it lasts.
 type chance struct {
 	kind     faultKind
-	weight   int
+	cards    int
 	min, max time.Duration
 }
 
+// A deck takes some 100 s. After a server's crash nothing is to be had for some 15 s, and one
+// host at a time has a fault.
 var allFaults = []chance{
-	{killProcess, 12, 0, 0},
-	{stopProcess, 8, longTTL + longTTL/4, 2 * longTTL},
-	{crashHost, 3, 0, 2 * longTTL},
-	{crashReader, 3, 0, longTTL},
-	{stallHost, 6, longTTL / 4, 2 * longTTL},
-	{cutHost, 6, longTTL / 4, 2 * longTTL},
-	{crashServer, 4, 0, 2 * time.Second},
-	{lostReplies, 4, 0, time.Second},
-	{hostClock, 6, 0, 0},
-	{serverClock, 8, 0, 0},
-	{diskFull, 3, time.Second, longTTL},
-	{noState, 3, 0, 0},
-	{noGuard, 3, 0, 0},
-	{garbled, 3, 100 * time.Millisecond, longTTL},
-	{movedAway, 3, 0, 0},
+	{killProcess, 30, 0, 0},
+	{stopProcess, 12, longTTL + longTTL/4, 2 * longTTL},
+	{crashHost, 2, 0, 2 * longTTL},
+	{crashReader, 2, 0, longTTL},
+	{stallHost, 4, longTTL / 4, 2 * longTTL},
+	{cutHost, 4, longTTL / 4, 2 * longTTL},
+	{crashServer, 1, 0, 2 * time.Second},
+	{lostReplies, 1, 0, time.Second},
+	{hostClock, 8, 0, 0},
+	{serverClock, 4, 0, 0},
+	{diskFull, 4, time.Second, longTTL},
+	{noState, 4, 0, 0},
+	{noGuard, 4, 0, 0},
+	{garbled, 4, 100 * time.Millisecond, longTTL},
+	{movedAway, 4, 0, 0},
 }
 
 // graceAndMore is how long a server is left alone after its boot.
@@ -69,42 +72,45 @@ type fault struct {
 	spell time.Duration
 }
 
-// faults does faults for the campaign's spell: the seed decides what, how long, to whom and
-// when. One whose object has a fault already is left out.
+// faults does faults for the campaign's spell, from decks that are shuffled: the seed decides
+// what, how long, to whom and when. One whose object has a fault already waits until that is
+// over, unless one of its kind waits: so each kind comes about as often as it is in the decks.
 func (c *campaign) faults(chances []chance) {
 	rng := rand.New(rand.NewPCG(c.seed, 0))
-	sum := 0
-	for _, ch := range chances {
-		sum += ch.weight
-	}
+	var deck []chance
+	var waiting []fault
 	for start := time.Now(); time.Since(start) < c.spell; {
-		n := rng.IntN(sum)
-		var ch chance
-		for _, ch = range chances {
-			if n -= ch.weight; n < 0 {
-				break
+		if len(deck) == 0 {
+			for _, ch := range chances {
+				deck = append(deck, slices.Repeat([]chance{ch}, ch.cards)...)
 			}
+			rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
+		ch := deck[0]
+		deck = deck[1:]
 		f := fault{ch.kind, rng.IntN(1 << 20), ch.min + time.Duration(rng.Int64N(int64(ch.max-ch.min)+1))}
 		pause := 300*time.Millisecond + time.Duration(rng.Int64N(int64(1700*time.Millisecond)))
-		c.do(f)
+		waiting = slices.DeleteFunc(waiting, c.do)
+		if !slices.ContainsFunc(waiting, func(w fault) bool { return w.kind == f.kind }) && !c.do(f) {
+			waiting = append(waiting, f)
+		}
 		time.Sleep(pause)
 	}
 }
 
 // do begins a fault, unless what it is for has one.
-func (c *campaign) do(f fault) {
+func (c *campaign) do(f fault) bool {
 	h := c.l.Clients[f.which%len(c.l.Clients)]
 	const oneHost, server = "a host", "the server"
 	switch f.kind {
 	case killProcess:
 		if s := c.victim(f, true); s != nil {
-			c.begin(f, s.h.Name, nil, func() { s.kill() })
+			return c.begin(f, s.h.Name, nil, func() { s.kill() })
 		}
 	case stopProcess:
 		if s := c.victim(f, false); s != nil {
 			p := s.process()
-			c.begin(f, s.h.Name, []string{fmt.Sprint("slot", f.which%len(c.slots))}, func() {
+			return c.begin(f, s.h.Name, []string{s.name}, func() {
 				if p.Signal(syscall.SIGSTOP) == nil {
 					time.Sleep(f.spell)
 					_ = p.Signal(syscall.SIGCONT)
@@ -112,7 +118,7 @@ func (c *campaign) do(f fault) {
 			})
 		}
 	case crashHost, crashReader:
-		c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
+		return c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
 			if f.kind == crashReader {
 				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 				_, _ = h.Shell(ctx, "cd "+c.root+" && for f in */*; do cat $f; stat $f; ls $f; done >/dev/null 2>&1; true")
@@ -123,28 +129,28 @@ func (c *campaign) do(f fault) {
 			c.boot(h)
 		})
 	case stallHost:
-		c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
+		return c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
 			if h.Stall() == nil {
 				time.Sleep(f.spell)
 				_ = h.Resume()
 			}
 		})
 	case cutHost:
-		c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
+		return c.begin(f, h.Name, []string{oneHost, h.Name}, func() {
 			_ = h.Cut()
 			time.Sleep(f.spell)
 			_ = h.Heal()
 		})
 	case crashServer, lostReplies:
 		if !c.reserve(server) {
-			return
+			return false
 		}
 		var objects []string
 		if f.kind == lostReplies {
 			objects = []string{oneHost, h.Name}
 		}
 		again := func() { c.release(server) }
-		if !c.begin(f, server, objects, func() {
+		begun := c.begin(f, server, objects, func() {
 			if f.kind == lostReplies {
 				// What the host has sent is carried out, and what the server says to that is lost.
 				_ = h.Cut()
@@ -160,38 +166,41 @@ func (c *campaign) do(f fault) {
 				time.Sleep(graceAndMore)
 				again()
 			})
-		}) {
+		})
+		if !begun {
 			again()
 		}
+		return begun
 	case hostClock:
-		c.begin(f, h.Name, []string{h.Name}, func() { c.clock(h, f.which) })
+		return c.begin(f, h.Name, []string{h.Name}, func() { c.clock(h, f.which) })
 	case serverClock:
-		c.begin(f, server, []string{server}, func() { c.clock(c.l.Server, f.which) })
+		return c.begin(f, server, []string{server}, func() { c.clock(c.l.Server, f.which) })
 	case diskFull:
-		c.begin(f, server, []string{server}, func() {
+		return c.begin(f, server, []string{server}, func() {
 			export := filepath.Join(filepath.Dir(c.l.Mount()), "export")
 			c.shell(c.l.Server, "fallocate -l $(df --output=avail -B1 "+export+" | tail -1) "+export+"/fill; dd if=/dev/zero of="+export+"/more bs=4k 2>/dev/null; true")
 			time.Sleep(f.spell)
 			c.shell(c.l.Server, "rm -f "+export+"/fill "+export+"/more")
 		})
 	case noState, noGuard, garbled:
-		c.admin(f, h)
+		return c.admin(f, h)
 	case movedAway:
-		c.begin(f, movedKeys[0], []string{movedKeys[0]}, func() {
+		return c.begin(f, movedKeys[0], []string{movedKeys[0]}, func() {
 			old := fmt.Sprintf("%s/old%d", c.root, f.which)
 			c.shell(h, "mv "+c.root+"/moved "+old)
 			time.Sleep(2 * longTTL)
 			c.removed(old)
 		})
 	}
+	return false
 }
 
 // admin is what a person does to a lock's files. Not to one lock twice within some TTLs: with the state
 // and the guard away at once nothing tells of its holder.
-func (c *campaign) admin(f fault, h *nfslab.Host) {
+func (c *campaign) admin(f fault, h *nfslab.Host) bool {
 	key := adminKeys[f.which/7%len(adminKeys)]
 	state := filepath.Join(c.root, filepath.Dir(key), "."+filepath.Base(key)+".hasp")
-	c.begin(f, key, []string{key}, func() {
+	return c.begin(f, key, []string{key}, func() {
 		switch f.kind {
 		case noState:
 			c.shell(h, "for i in 1 2 3 4 5; do rm -rf "+state+" && break; done; true")
@@ -226,10 +235,15 @@ func (c *campaign) begin(f fault, what string, objects []string, do func()) bool
 	return true
 }
 
-// victim is a slot that has a process on a host that is well.
+// victim is the slot that f is for, if it has a process on a host that is well; one of hasp
+// run only if commands are meant too.
 func (c *campaign) victim(f fault, commands bool) *slot {
-	s := c.slots[f.which%len(c.slots)]
-	if s.command && !commands || s.process() == nil || !s.h.Up() || c.isBusy(s.h.Name) {
+	all := c.slots
+	if !commands {
+		all = slices.DeleteFunc(slices.Clone(all), func(s *slot) bool { return s.command })
+	}
+	s := all[f.which%len(all)]
+	if s.process() == nil || !s.h.Up() || c.isBusy(s.h.Name) {
 		return nil
 	}
 	return s

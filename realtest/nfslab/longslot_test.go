@@ -4,6 +4,7 @@ package nfslab_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 
 // A slot has a process on a host, and another when that has ended.
 type slot struct {
+	name     string
 	c        *campaign
 	h        *nfslab.Host
 	command  bool
@@ -26,7 +28,7 @@ type slot struct {
 }
 
 func (c *campaign) slot(h *nfslab.Host, command bool, argv func(*rand.Rand) []string) {
-	s := &slot{c: c, h: h, command: command, argv: argv, rng: rand.New(rand.NewPCG(c.seed, uint64(len(c.slots)+1))), finished: make(chan struct{})}
+	s := &slot{name: fmt.Sprint("slot", len(c.slots)), c: c, h: h, command: command, argv: argv, rng: rand.New(rand.NewPCG(c.seed, uint64(len(c.slots)+1))), finished: make(chan struct{})}
 	c.slots = append(c.slots, s)
 	go s.run()
 }
