@@ -10,7 +10,7 @@ help:
 	@echo 'make test      install what the tests need, run every module'"'"'s tests, show the rules kept'
 	@echo 'make race      the same under the race detector (needs a C compiler)'
 	@echo 'make check     formatting, vet, staticcheck, tidy modules'
-	@echo 'make portable  build and vet for linux, darwin, freebsd and windows'
+	@echo 'make portable  check the types of everything for linux, darwin, freebsd and windows'
 	@echo 'make build     bin/hasp with its part for etcd, bin/hasp-etcd'
 	@echo 'make install   both into $$(DESTDIR)$$(PREFIX)/bin; PREFIX is /usr/local'
 	@echo 'make package   both in one archive in dist/, for SYSTEMS="os/arch …", SYSTEMS=all or this one'
