@@ -96,7 +96,7 @@ func (b *Backend) Unseal(ctx context.Context, key string) error {
 			return err
 		}
 		for range 16 {
-			cur, changed, err := p.dir.Read()
+			cur, changed, err := p.dir.ReadNow()
 			switch {
 			case errors.Is(err, statedir.ErrGone):
 				return errNotSealed

@@ -62,7 +62,9 @@ func (g Directory) aside(h *statedir.Hold, s seen) error {
 func (g Directory) makeRoom(h *statedir.Hold, to string) error {
 	f := h.Dir.FS()
 	room := h.Dir.Rest(h.Baton.Epoch) + "/" + roomPrefix + statedir.NewNonce()
-	if err := f.Create(room, []byte(placeholder), 0o600); err != nil {
+	// Whoever settles it has to know it, other users too: what cannot be read may be a lock
+	// file, and would be put back.
+	if err := f.Create(room, []byte(placeholder), 0o644); err != nil {
 		return err
 	}
 	err := f.Rename(room, to)
@@ -89,6 +91,9 @@ func (g Directory) settleAside(h *statedir.Hold, path string, expected *seen) er
 	s, err := g.peek(h.Dir, path)
 	switch {
 	case fsys.IsGone(err):
+		return nil
+	case s.content == placeholder: // that it cannot be read was so for a moment
+		h.Dir.Discard(path)
 		return nil
 	case errors.Is(err, errChanged):
 		return g.guardAside(h, path, err)
@@ -133,6 +138,18 @@ func (g Directory) guardAside(h *statedir.Hold, path string, why error) error {
 		return err
 	case !i.Mode.IsDir():
 		return why
+	}
+	switch _, err := f.Stat(path+"/"+Entry, true); {
+	case fsys.IsMissing(err): // a person's, who has put it where the file was
+		h.Unknown = true
+		if err := g.move(h.Dir, path, h.Dir.LockPath()); fsys.IsFull(err) {
+			return statedir.Corrupt("%s was moved there from %s by mistake, and now something else is there: move it away", path, h.Dir.LockPath())
+		} else if err != nil {
+			return fmt.Errorf("put %s back from %s: %w", h.Dir.LockPath(), path, err)
+		}
+		return strangeDir(h.Dir)
+	case err != nil:
+		return err
 	}
 	err = f.Rename(path, restGuard(h.Dir, h.Baton.Epoch))
 	if fsys.IsFull(err) { // there is another

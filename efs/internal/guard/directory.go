@@ -290,10 +290,13 @@ func (g Directory) Down(h *statedir.Hold, s Stand) (clean bool, err error) {
 		h.Dir.Rested = found.Info
 	case fsys.IsCross(rerr):
 		// From an image's lower layer. Such a file system is local, and this holder is
-		// alive: nobody else's guard can be there.
+		// alive: nobody else's guard can be there. One with something of a person's in it cannot
+		// be removed, and without its entry it would be known to nobody: it stays as it is.
 		h.Unknown = true
-		_ = h.Dir.FS().Remove(from + "/" + Entry)
-		_ = h.Dir.FS().RemoveDir(from)
+		if len(Foreign(h.Dir)) == 0 {
+			_ = h.Dir.FS().Remove(from + "/" + Entry)
+			_ = h.Dir.FS().RemoveDir(from)
+		}
 	default:
 		if i, err := h.Dir.FS().Stat(path.Dir(to), true); err != nil || !i.Mode.IsDir() {
 			h.Unknown = true

@@ -35,7 +35,9 @@ func (g Directory) settle(ctx context.Context, h *statedir.Hold) (Stand, error) 
 		if s.Info, err = h.Dir.FS().Stat(h.Dir.LockPath(), true); err != nil {
 			return Stand{}, err
 		}
-		if left := h.Baton.TTL - h.Dir.Stood(s.signature()); left > 0 && !h.Operator {
+		// A holder that has moved it down and up since it was seen has not changed its mtime.
+		standing := fmt.Sprintf("%s.%d", s.signature(), s.Ctime.UnixNano())
+		if left := h.Baton.TTL - h.Dir.Stood(standing); left > 0 && !h.Operator {
 			r := backend.Record{Key: h.Dir.Key, State: backend.Held, Remaining: left, Note: "by a guard whose state directory was removed or replaced; it is taken over when it has stood for the TTL"}
 			return Stand{}, &backend.HeldError{Record: r, RetryAfter: left}
 		}

@@ -135,12 +135,20 @@ func (d *Dir) learnMode() error {
 // its name at least since then, or longer. The error matches ErrGone if there is none.
 func (d *Dir) Read() (b Baton, changed time.Time, err error) {
 	var names []string
+	asked := false
 	for i := range 12 {
 		// A listing taken while the baton is renamed can show none, or two.
 		time.Sleep(time.Duration(i) * time.Millisecond)
 		start := time.Now()
 		var before fsys.Info
 		if names, before, err = d.fs.List(d.path); err != nil {
+			if fsys.IsNoDir(err) && !asked {
+				// The client may remember what was there. Now it is made to ask.
+				asked = true
+				if _, err = d.fs.Stat(d.above, true); err == nil {
+					continue
+				}
+			}
 			return b, changed, d.listError(err)
 		}
 		found, values := 0, false
@@ -168,6 +176,17 @@ func (d *Dir) Read() (b Baton, changed time.Time, err error) {
 		return b, changed, Corrupt("%s is empty: the file that stands for the lock was removed; if no process holds the lock, remove the directory, and it is made anew", d.path)
 	}
 	return b, changed, Corrupt("%s has no file, or more than one, that stands for the lock (%s); if no process holds the lock, remove the directory, and it is made anew", d.path, strings.Join(names, ", "))
+}
+
+// ReadNow is Read for one who says that there is no state if there is none: that may be
+// what the client remembers, and so it is made to ask first.
+func (d *Dir) ReadNow() (b Baton, changed time.Time, err error) {
+	if b, changed, err = d.Read(); errors.Is(err, ErrGone) {
+		if _, serr := d.fs.Stat(d.above, true); serr == nil {
+			b, changed, err = d.Read()
+		}
+	}
+	return b, changed, err
 }
 
 func (d *Dir) listError(err error) error {
