@@ -55,6 +55,21 @@ type world struct {
 	value    backend.Value
 	never    map[string]bool // values of which was said that they are not set
 
+	strangers bool // put things of their own where the lock is
+	things    []*thing
+	spoiled   *spoiled // the value's file that a stranger has spoiled, if any
+	mended    time.Time
+	// removedState is when somebody last removed the state directory.
+	removedState time.Time
+	lower        bool      // the guard came with an image, and cannot be moved
+	noBaton      bool      // a stranger has removed it
+	maimed       bool      // a stranger has taken a guard's entry
+	refusals     bool      // requests are refused for good, and contexts end
+	refusing     time.Time // until then, with
+	refusal      syscall.Errno
+	clocks       clockKind
+	coarse       bool // file times advance in seconds
+
 	tokens  uint64 // the greatest that was granted
 	broken  map[uint64]bool
 	refused map[string]bool        // claims that were told that they hold nothing
@@ -95,6 +110,7 @@ type proc struct {
 	claims   int
 	// of EfsLock's
 	ticket *ticket
+	user   int // who it runs as
 }
 
 type procKind int
@@ -103,6 +119,7 @@ const (
 	haspProc procKind = iota
 	efsLockProc
 	operatorProc
+	strangerProc
 )
 
 // A ticket is one EfsLock process's file.
@@ -172,7 +189,7 @@ func (p *proc) live() (died bool) {
 	}()
 	p.dead = false
 	p.exposed = false
-	p.client = &simfs.Client{Host: p.host, Who: p}
+	p.client = &simfs.Client{Host: p.host, Who: p, User: p.user}
 	p.client.Do = func(r *simfs.Request) error { return p.ask(&slot{req: r}) }
 	p.run(p)
 	return false
@@ -194,6 +211,9 @@ func (p *proc) main() {
 
 func (w *world) spawn(name string, kind procKind, host *simfs.Host, run func(*proc)) *proc {
 	p := &proc{w: w, name: name, kind: kind, host: host, run: run, reply: make(chan error), rng: rand.New(rand.NewPCG(w.seed, uint64(len(w.procs)+1)))}
+	if w.strangers { // they share what they make, but for those whose umask is 077
+		p.user = []int{2 * p.rng.IntN(2), p.rng.IntN(3) / 2, 0, 3 * p.rng.IntN(2)}[kind]
+	}
 	w.procs = append(w.procs, p)
 	go p.main()
 	return p
@@ -218,6 +238,9 @@ func (p *proc) backend() *Backend {
 		b.guard = guard.None{}
 	default:
 		b.guard = guard.Directory{Options: o}
+	}
+	if w.seed >= withStrangers {
+		w.setUp(b, o)
 	}
 	w.variant.apply(b)
 	return b
@@ -247,6 +270,9 @@ func newWorld(seed uint64, v *variant) *world {
 	w.drift = r.Int64N(5) - 2 // parts of 4000
 	w.server = simfs.NewServer(w.now, func(n int) bool { return w.rng.IntN(n) == 0 })
 	w.server.Moved, w.server.Removed = w.moved, w.removed
+	if seed >= withStrangers {
+		w.drawMore()
+	}
 	w.hosts = []*simfs.Host{simfs.NewHost(w.server), simfs.NewHost(w.server), simfs.NewHost(w.server)}
 	return w
 }
@@ -259,6 +285,14 @@ const (
 	withSeals  = 1 << 33
 	// withRemovals: a person removes the state directory.
 	withRemovals = 1 << 34
+	// withStrangers: people and programs put things of their own where the lock is.
+	withStrangers = 1 << 35
+	// withLocal: on a host's own file system.
+	withLocal = 1 << 36
+	// withRefusals: the server refuses requests, and the contexts of calls end.
+	withRefusals = 1 << 37
+	// withClocks: file times are coarse, or not to be believed, and state directories old.
+	withClocks = 1 << 38
 )
 
 var focuses = []func(*simfs.Request) bool{
@@ -343,20 +377,37 @@ func (w *world) moved(c *simfs.Client, n *simfs.Node, from, to string) {
 }
 
 func (w *world) removed(c *simfs.Client, n *simfs.Node, path string) {
+	if th, ok := n.Tag.(*thing); ok {
+		th.gone(w, n, c, "removed", path)
+		return
+	}
+	if w.lower && path == lockPath+"/"+guard.Entry { // it cannot be moved, and its remover may die now
+		w.halved(madeBy(c.Who), lockPath)
+	}
 	t, ok := n.Tag.(*ticket)
 	if !ok {
 		return
 	}
-	by, _ := c.Who.(*proc)
-	if mine, ok := c.Who.(*ticket); ok {
-		by = mine.p
-	}
+	by := madeBy(c.Who)
 	switch {
 	case by.kind != haspProc, w.righted.After(t.since):
 		t.robbed = true // by a removal of its own, too, that was late
 	case n.Links() == 0 && t.protected(time.Now()) && w.lockFile == Directory:
 		w.fail("%s removed the live file of %s at %s", by.name, t.p.name, path)
 	}
+}
+
+// madeBy is whose requests a client's are.
+func madeBy(who any) *proc {
+	switch who := who.(type) {
+	case *ticket:
+		return who.p
+	case *thing:
+		return who.p
+	case *proc:
+		return who
+	}
+	return nil
 }
 
 // misjudged tells whether the server's clock was wrong when p gave its last sign of life,
@@ -504,8 +555,14 @@ func (w *world) hit(p *proc, s *slot) bool {
 		w.tell(p.name, r, "is slow", nil)
 		return true
 	}
+	if w.refusals && w.refuse(p, s) {
+		return true
+	}
 	if w.rng.IntN(1000) >= w.faults && (!w.focus(r) || w.rng.IntN(4) > 0) {
 		return false
+	}
+	if w.server.Local != nil {
+		return w.hitLocal(p, s)
 	}
 	lose := func() { // it is carried out, or not, or late
 		switch k := w.rng.IntN(3); {
@@ -585,7 +642,11 @@ func (w *world) play() {
 	if r.IntN(4) == 0 {
 		w.server.WriteOld(lockPath, fmt.Sprintf("%d.0\n1\nold\nLinux\n", w.start.Unix()-1e6), w.now().Add(-time.Duration(r.Int64N(int64(2*w.timeout)))))
 	}
-	for i := range 2 + r.IntN(2) {
+	procs := 2 + r.IntN(2)
+	if w.seed >= withStrangers {
+		procs = w.begin(procs)
+	}
+	for i := range procs {
 		w.spawn(fmt.Sprint("hasp", i), haspProc, w.hosts[r.IntN(len(w.hosts))], runHasp)
 	}
 	for i := range r.IntN(3) {
@@ -594,7 +655,14 @@ func (w *world) play() {
 	if r.IntN(3) == 0 || w.seals || w.removals {
 		w.spawn("operator", operatorProc, w.hosts[r.IntN(len(w.hosts))], runOperator)
 	}
-	w.schedule(1500)
+	if w.strangers {
+		w.spawn("stranger", strangerProc, w.hosts[r.IntN(len(w.hosts))], runStranger)
+	}
+	steps := 1500
+	if w.coarse { // a step of times is waited for by asking again and again
+		steps = 8000
+	}
+	w.schedule(steps)
 	w.end()
 	if w.failed() != "" {
 		return
@@ -606,6 +674,8 @@ func (w *world) play() {
 		}
 	}
 	w.late = nil
+	w.intact()
+	w.takeAway()
 	w.aftermath()
 }
 
@@ -617,6 +687,10 @@ func (p *proc) last(b *Backend, begun time.Time) backend.Grant {
 			return g
 		}
 		p.w.note("last     acquire: %v", err)
+		if len(p.w.things) > 0 && errors.Is(err, backend.ErrCorrupt) { // what was aside is back
+			p.w.intact()
+			p.w.takeAway()
+		}
 		var held *backend.HeldError
 		if errors.As(err, &held) {
 			p.sleep(min(held.RetryAfter, 50*time.Millisecond) + 1)
@@ -631,12 +705,18 @@ func (p *proc) last(b *Backend, begun time.Time) backend.Grant {
 // soon, and leaves nothing but the lock's state.
 func (w *world) aftermath() {
 	w.procs = nil
+	if w.tooShort() { // nobody gets it
+		return
+	}
 	begun := time.Now()
 	took := time.Duration(-1)
 	// The second time it has to settle everything anew, and to sweep.
 	w.spawn("last", haspProc, w.hosts[w.rng.IntN(len(w.hosts))], func(p *proc) {
 		b := p.backend()
 		for w.seals && !p.unseal(b) && time.Since(begun) < time.Minute {
+			if _, now := w.baton(); w.removals && now.State != statedir.Sealed { // its state was removed
+				break
+			}
 			p.sleep(50 * time.Millisecond)
 		}
 		g := p.last(b, begun)
@@ -667,6 +747,12 @@ func (w *world) aftermath() {
 	if w.seals {
 		limit += crashOperatorTTL
 	}
+	if w.strangers { // a live file may have been aside
+		limit += w.timeout + w.ttl
+	}
+	if w.coarse {
+		limit += 10 * w.tick
+	}
 	if w.removals { // a guard whose state was removed has to be seen to stand
 		limit += w.ttl
 	}
@@ -694,7 +780,7 @@ func (w *world) aftermath() {
 			}
 		}
 	}
-	if batons != 1 || guards > 1 || w.lockFile == Directory && guards != 1 {
+	if batons != 1 || guards > 1 || w.lockFile == Directory && guards != 1 && !w.lower {
 		w.fail("in the aftermath there are %d batons and %d guards: %s", batons, guards, strings.Join(w.server.Tree("/r"), " "))
 	}
 	if len(values) > 1 || len(values) == 1 && values[0] != value {

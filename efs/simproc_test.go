@@ -18,7 +18,12 @@ import (
 
 func (p *proc) claim() backend.Claim {
 	p.claims++
-	return backend.Claim{ID: fmt.Sprintf("%s-%d", p.name, p.claims), TTL: p.w.ttl, Holder: backend.Holder{Owner: p.name, Host: "sim", PID: 1}}
+	c := backend.Claim{ID: fmt.Sprintf("%s-%d", p.name, p.claims), TTL: p.w.ttl, Holder: backend.Holder{Owner: p.name, Host: "sim", PID: 1}}
+	if p.w.seed >= withStrangers && p.rng.IntN(8) == 0 { // what has no room in a name is cut
+		c.Holder.Owner, c.Holder.Host = strings.Repeat(p.name, 60)+"\n", strings.Repeat("h.", 40)
+		c.ID += strings.Repeat("-", p.rng.IntN(backend.MaxIDLen-len(c.ID)))
+	}
+	return c
 }
 
 func (p *proc) upTo(d time.Duration) time.Duration { return time.Duration(p.rng.Int64N(int64(d)) + 1) }
@@ -29,7 +34,7 @@ func runHasp(p *proc) {
 	b := p.backend()
 	p.sleep(p.upTo(p.w.ttl))
 	for range 1 + p.rng.IntN(3) {
-		p.exposed = false
+		p.exposed = p.w.maimed
 		p.readNow(b)
 		g, ok := p.acquire(b)
 		if !ok {
@@ -69,7 +74,9 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 		delete(w.refused, c.ID)
 		start := time.Now()
 		sealed := w.sealed
-		g, err := b.Acquire(ctxBG, simKey, c)
+		ctx, cancel := p.context()
+		g, err := b.Acquire(ctx, simKey, c)
+		cancel()
 		w.note("%-8s acquire %s: token %d, %v", p.name, c.ID, g.Token, err)
 		var held *backend.HeldError
 		switch {
@@ -85,6 +92,10 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 					w.tokens = max(w.tokens, g.Token)
 				}
 				p.token, p.in = g.Token, true
+				if waiting && w.seed >= withStrangers { // its watch may go on for a moment
+					wait.Over = true
+					_ = b.with(ctxBG, simKey, func(pl *place) error { pl.worthTrying(wait); return nil })
+				}
 				return g, true
 			}
 			p.release(b, g) // its lease is over already
@@ -107,8 +118,12 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 			return g, false
 		default:
 			w.refused[c.ID] = true
-			if errors.Is(err, backend.ErrCorrupt) && !w.hands {
+			if errors.Is(err, backend.ErrCorrupt) && !w.hands && !w.strange(start) {
 				w.fail("%s calls the lock corrupt: %v", p.name, err)
+			}
+			if w.strangers && errors.Is(err, backend.ErrCorrupt) { // somebody may see to it
+				p.sleep(p.upTo(w.ttl))
+				continue
 			}
 			return g, false
 		}
@@ -163,7 +178,7 @@ func (p *proc) hold(b *Backend, g *backend.Grant) bool {
 			}
 			return false
 		default:
-			if errors.Is(err, backend.ErrCorrupt) && !w.hands {
+			if errors.Is(err, backend.ErrCorrupt) && !w.hands && !w.strange(start) {
 				w.fail("%s calls the lock corrupt: %v", p.name, err)
 			}
 			p.sleep(p.upTo(w.ttl / 20))
@@ -192,11 +207,14 @@ func (p *proc) setValue(b *Backend, g *backend.Grant) bool {
 		late := !time.Now().Before(p.deadline)
 		switch {
 		case err == nil:
-			if v.Compare(w.value) > 0 {
+			if v.Compare(w.value) > 0 && w.removedState.Before(start) {
 				w.value = v
 			}
 			if *g = next; !late {
 				p.grant(start)
+			}
+			if w.seed >= withStrangers && p.rng.IntN(4) == 0 {
+				p.setOld(b, g, v)
 			}
 			return true
 		case errors.Is(err, backend.ErrLost):
@@ -207,7 +225,7 @@ func (p *proc) setValue(b *Backend, g *backend.Grant) bool {
 				w.fail("%s lost the lock when it set a value: %v", p.name, err)
 			}
 			return false
-		case errors.Is(err, backend.ErrOldValue), errors.Is(err, backend.ErrCorrupt) && !w.hands:
+		case errors.Is(err, backend.ErrOldValue), errors.Is(err, backend.ErrCorrupt) && !w.hands && !w.strange(start):
 			w.fail("%s could not set value %d of token %d: %v", p.name, v.Seq, v.Token, err)
 		}
 		if p.rng.IntN(3) == 0 || late {
@@ -216,6 +234,16 @@ func (p *proc) setValue(b *Backend, g *backend.Grant) bool {
 		p.sleep(p.upTo(w.ttl / 20))
 	}
 	return true
+}
+
+// setOld sets a value that comes before the last: that is refused.
+func (p *proc) setOld(b *Backend, g *backend.Grant, last backend.Value) {
+	old := backend.Value{Token: last.Token, Seq: last.Seq - 1, Data: []byte("old")}
+	_, err := b.SetValue(ctxBG, *g, old)
+	p.w.note("%-8s set an old value: %v", p.name, err)
+	if err == nil {
+		p.w.fail("%s has set value %d after value %d of token %d", p.name, old.Seq, last.Seq, last.Token)
+	}
 }
 
 func (p *proc) readNow(b *Backend) {
@@ -227,14 +255,18 @@ func (p *proc) readNow(b *Backend) {
 // read reads the value, which is never older than one that was set, or seen, before.
 func (p *proc) read(b *Backend) {
 	w := p.w
-	before := w.value
+	before, start := w.value, time.Now()
 	v, err := b.Value(ctxBG, simKey)
 	w.note("%-8s reads value %d of token %d: %v", p.name, v.Seq, v.Token, err)
 	switch {
+	case errors.Is(err, backend.ErrCorrupt) && w.strange(start):
+		return
 	case errors.Is(err, backend.ErrCorrupt):
 		w.fail("%s calls the value corrupt: %v", p.name, err)
 		return
 	case err != nil:
+		return
+	case !w.removedState.Before(start): // and with it what was there before
 		return
 	case v.Compare(before) < 0:
 		w.fail("%s saw value %d of token %d after value %d of token %d", p.name, v.Seq, v.Token, before.Seq, before.Token)
@@ -302,7 +334,11 @@ func (p *proc) create() bool {
 	t := &ticket{p: p, since: time.Now()}
 	p.ticket, p.client.Who = t, t
 	stamp := fmt.Sprintf("%.6f\n1\nsim\nLinux\n", float64(time.Now().UnixMicro())/1e6)
-	if err := p.client.Create(lockPath, []byte(stamp), 0o666); err != nil {
+	mode := fs.FileMode(0o666)
+	if p.user != 0 { // its umask is 077
+		mode = 0o600
+	}
+	if err := p.client.Create(lockPath, []byte(stamp), mode); err != nil {
 		t.ended, p.ticket = true, nil
 		return false
 	}
@@ -339,10 +375,18 @@ func runOperator(p *proc) {
 			if p.rng.IntN(2) == 0 {
 				p.unseal(b)
 			} else {
-				err = b.Seal(ctxBG, simKey, "elsewhere")
+				to := "elsewhere"
+				if w.seed >= withStrangers { // more than a name has room for
+					to = strings.Repeat("elsewhere/", p.rng.IntN(40))
+				}
+				err = b.Seal(ctxBG, simKey, to)
 				w.sealed = w.sealed || err == nil
 				w.note("%-8s seal: %v", p.name, err)
 			}
+			continue
+		}
+		if w.seed >= withStrangers && p.rng.IntN(4) == 0 {
+			p.operateMore(b)
 			continue
 		}
 		if w.removals && p.rng.IntN(2) == 0 {
@@ -403,6 +447,7 @@ func (p *proc) removeGuard() error {
 		return nil
 	}
 	w.server.RemoveAll(lockPath)
+	w.took()
 	w.hands = true
 	for _, p := range w.procs {
 		p.exposed = true
@@ -418,11 +463,18 @@ func (p *proc) removeState() error {
 		return nil
 	}
 	w.server.RemoveAll(stateDir)
+	w.wiped()
+	return nil
+}
+
+// wiped notes that the state directory has gone, or has been replaced.
+func (w *world) wiped() {
+	w.took()
+	w.noBaton, w.spoiled, w.mended, w.removedState = false, nil, time.Now(), time.Now()
 	w.last, w.tokens, w.value, w.sealed = 0, 0, backend.Value{}, false
 	for _, p := range w.procs {
 		p.exposed = true
 	}
-	return nil
 }
 
 // breakToFree is a wrong Break.

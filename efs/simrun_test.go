@@ -33,18 +33,31 @@ func TestSimulatedHistory(t *testing.T) {
 // same in every run; -simfrom is for others.
 func TestSimulation(t *testing.T) {
 	if *simFrom != 0 {
-		simulateFrom(t, *simFrom, 1<<62)
+		simulateFrom(t, *simFrom, 1<<62, *simTime)
 		return
 	}
-	t.Run("locks", func(t *testing.T) { simulateFrom(t, 1, 5000) })
-	t.Run("removals", func(t *testing.T) { simulateFrom(t, withRemovals, 5000) })
-	t.Run("seals", func(t *testing.T) { simulateFrom(t, withSeals|withValues, 5000) })
-	t.Run("values", func(t *testing.T) { simulateFrom(t, withValues, 5000) })
+	for _, c := range []struct {
+		what string
+		bits uint64
+		d    time.Duration
+	}{
+		{"locks", 1, *simTime},
+		{"removals", withRemovals, *simTime},
+		{"seals", withSeals | withValues, *simTime},
+		{"values", withValues, *simTime},
+		{"strangers", withStrangers | withValues, *simTime / 2},
+		{"strangers and seals", withStrangers | withRefusals | withSeals, *simTime / 2},
+		{"local", withLocal | withStrangers | withRefusals | withValues, *simTime / 2},
+		{"refusals", withRefusals | withValues, *simTime / 2},
+		{"clocks", withClocks | withRefusals, *simTime / 2},
+	} {
+		t.Run(c.what, func(t *testing.T) { simulateFrom(t, c.bits, 5000, c.d) })
+	}
 }
 
-func simulateFrom(t *testing.T, from uint64, most int64) {
+func simulateFrom(t *testing.T, from uint64, most int64, d time.Duration) {
 	start := time.Now()
-	n, failed := simulate(t, nil, from, most, *simTime, 3)
+	n, failed := simulate(t, nil, from, most, d, 3)
 	t.Logf("%d histories in %v", n, time.Since(start).Round(time.Millisecond))
 	for seed := range failed {
 		failure, log := history(t, seed, nil, true)
@@ -79,6 +92,9 @@ var histories = []struct {
 	{17179870295, "a guard of a new state is taken for one's own of the old"},
 	{4294968579, "a published value is removed by its setter, who compares again"},
 	{5013865, "a claim that may have the lock is told that it has not"},
+	{180388626435, "a file that was in the state directory's place is remembered, and the lock called corrupt"},
+	{141733921009, "a claim that has the lock is told that it has not, since a second attempt was refused"},
+	{146028888560, "a lock is called not sealed from memory"},
 }
 
 func TestHistories(t *testing.T) {

@@ -60,6 +60,13 @@ var variants = []*variant{
 	{name: "values swept without proof of holding", from: withValues | 5800, fs: func(f fsys.FS) fsys.FS { return &blindSweep{FS: f} }},
 	{name: "a value's name remembered", from: withValues, fs: func(f fsys.FS) fsys.FS { return &oldNames{FS: f} }},
 	{name: "an empty file's mtime believed", fs: func(f fsys.FS) fsys.FS { return emptyTime{f} }},
+	{name: "a database is taken for a stale lock file", from: withStrangers, fs: func(f fsys.FS) fsys.FS { return anyFile{f} }},
+	{name: "a symbolic link is replaced", from: withStrangers, fs: func(f fsys.FS) fsys.FS { return noLinks{f} }},
+	{name: "a stranger's file is remembered", from: withStrangers, fs: func(f fsys.FS) fsys.FS { return &oldJunk{FS: f} }},
+	{name: "what was moved aside is not put back", from: withStrangers | 900, fs: func(f fsys.FS) fsys.FS { return notBack{f} }},
+	{name: "a rename that spares nothing", from: withLocal | withStrangers, fs: func(f fsys.FS) fsys.FS { return sparesNothing{f} }},
+	{name: "a refusal is success", from: withRefusals, fs: func(f fsys.FS) fsys.FS { return refusedIsDone{f} }},
+	{name: "a foreign clock believed", from: withClocks},
 	{name: "no look at the lease", blind: behind, guard: func(g guard.Guard) guard.Guard { return forever{g} }},
 }
 

@@ -4,6 +4,7 @@ package simfs
 
 import (
 	"io/fs"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +18,8 @@ type Client struct {
 	Do func(*Request) error
 	// Who is who checks knows it by.
 	Who any
+	// User owns what it makes, and may not read what another has kept for himself.
+	User int
 }
 
 var _ fsys.FS = (*Client)(nil)
@@ -41,6 +44,16 @@ func pathError(op, path string, err error) error {
 }
 
 func (c *Client) do(op, path, to string, changes bool, resolve, apply func() error) error {
+	if c.Host.s.Local != nil { // nothing is remembered, so it is looked up when it is carried out
+		first, then := resolve, apply
+		resolve = nothing
+		apply = func() error {
+			if err := first(); err != nil {
+				return err
+			}
+			return then()
+		}
+	}
 	return pathError(op, path, c.Do(&Request{Op: op, Path: path, To: to, Changes: changes, Resolve: resolve, Apply: apply}))
 }
 
@@ -55,7 +68,10 @@ func (c *Client) Stat(path string, fresh bool) (i fsys.Info, err error) {
 	}
 	err = c.do(op, path, "", false, nothing, func() error {
 		return h.node(path, func(n *Node) error {
-			if known, ok := h.attrs[n]; ok && !fresh && !h.s.Coin(4) {
+			if strings.HasSuffix(path, "/.") && !n.dir {
+				return n.notADir()
+			}
+			if known, ok := h.attrs[n]; ok && !fresh && h.s.Local == nil && !h.s.Coin(4) {
 				i = known
 				return nil
 			}
@@ -74,7 +90,7 @@ func (c *Client) List(dir string) (all []string, before fsys.Info, err error) {
 	err = c.do("open", dir, "", false, nothing, func() error {
 		return c.Host.node(dir, func(d *Node) error {
 			if !d.dir {
-				return syscall.ENOTDIR
+				return d.notADir()
 			}
 			err := c.Host.revalidate(d)
 			n, before, first = d, d.info(), append([]entry(nil), d.entries...)
@@ -87,7 +103,7 @@ func (c *Client) List(dir string) (all []string, before fsys.Info, err error) {
 	err = c.do("list", dir, "", false, nothing, func() error {
 		all = nil
 		if n.gone && c.Host.s.Coin(2) {
-			return syscall.ESTALE
+			return c.Host.s.removed()
 		}
 		for _, e := range first {
 			if n.find(e.name) == e.node || c.Host.s.Coin(2) {
@@ -110,6 +126,11 @@ func (c *Client) List(dir string) (all []string, before fsys.Info, err error) {
 
 // Rename implements fsys.FS.
 func (c *Client) Rename(from, to string) error {
+	return c.rename(from, to, false)
+}
+
+// rename is Rename, or RenameNew if what exists is to be spared.
+func (c *Client) rename(from, to string, spare bool) error {
 	h := c.Host
 	var a, b *Node
 	var an, bn string
@@ -128,6 +149,7 @@ func (c *Client) Rename(from, to string) error {
 					return err
 				case src == nil:
 					return syscall.ENOENT
+				case h.s.Local != nil: // it is the server
 				case a != b && (h.unseat(a, an, src) || dst != nil && h.unseat(b, bn, dst)):
 					return syscall.ESTALE
 				case dst != nil && src.dir && !dst.dir:
@@ -139,14 +161,23 @@ func (c *Client) Rename(from, to string) error {
 			})
 		})
 	}, func() error {
-		n := (*Node)(nil)
+		n, old := (*Node)(nil), (*Node)(nil)
 		if !a.gone {
 			n = a.find(an)
+		}
+		if !b.gone {
+			old = b.find(bn)
+		}
+		if spare && n != nil && old != nil {
+			return syscall.EEXIST
 		}
 		err := h.s.rename(a, an, b, bn)
 		if err == nil {
 			h.note(a, an, nil)
 			h.note(b, bn, n)
+			if h.s.Replaced != nil && old != nil && old != n {
+				h.s.Replaced(c, old, to)
+			}
 			if h.s.Moved != nil {
 				h.s.Moved(c, n, from, to)
 			}
@@ -156,8 +187,11 @@ func (c *Client) Rename(from, to string) error {
 }
 
 // RenameNew implements fsys.FS.
-func (c *Client) RenameNew(_, to string) error {
-	return pathError("rename", to, fsys.ErrNoRenameNew)
+func (c *Client) RenameNew(from, to string) error {
+	if l := c.Host.s.Local; l == nil || !l.RenameNew {
+		return pathError("rename", to, fsys.ErrNoRenameNew)
+	}
+	return c.rename(from, to, true)
 }
 
 // Link implements fsys.FS.
@@ -178,7 +212,7 @@ func (c *Client) Link(from, to string) error {
 	}, func() error {
 		switch {
 		case src.gone || b.gone:
-			return syscall.ESTALE
+			return h.s.removed()
 		case b.find(bn) != nil:
 			return syscall.EEXIST
 		}
@@ -256,14 +290,14 @@ func (c *Client) create(op, path string, isDir bool, mode fs.FileMode) (made *No
 	}, func() error {
 		switch {
 		case d.gone:
-			return syscall.ESTALE
+			return h.s.removed()
 		case d.find(dn) != nil:
 			return syscall.EEXIST
 		}
 		n := h.s.node(isDir)
 		n.mode = n.mode&fs.ModeDir | mode
-		n.Tag = c.Who
-		if !isDir { // no time, until the file is written
+		n.Tag, n.user = c.Who, c.User
+		if !isDir && h.s.Local == nil { // no time, until the file is written
 			h.s.made++
 			n.mtime = verifierTimes[n.ino%2].Add(time.Duration(h.s.made) * time.Second)
 		}
@@ -287,8 +321,15 @@ func (c *Client) Store(path string, content []byte, mode fs.FileMode) error {
 	return c.Create(path, content, mode)
 }
 
-// SyncDir implements fsys.FS: it asks the server for nothing.
-func (c *Client) SyncDir(string) error { return nil }
+// SyncDir implements fsys.FS: on a network it asks for nothing.
+func (c *Client) SyncDir(path string) error {
+	if c.Host.s.Local == nil {
+		return nil
+	}
+	return c.do("sync", path, "", false, nothing, func() error {
+		return c.Host.node(path, func(*Node) error { return nil })
+	})
+}
 
 // CreateFile is Create. It tells also what was made if the content could not be written.
 func (c *Client) CreateFile(path string, content []byte, mode fs.FileMode) (*Node, error) {
@@ -297,7 +338,7 @@ func (c *Client) CreateFile(path string, content []byte, mode fs.FileMode) (*Nod
 		return n, err
 	}
 	return n, c.do("write", path, "", true, nothing, func() error {
-		if n.gone {
+		if n.gone && c.Host.s.Local == nil {
 			return syscall.ESTALE
 		}
 		n.data = append([]byte(nil), content...)
@@ -325,8 +366,12 @@ func (c *Client) Read(path string, most int) (content []byte, i fsys.Info, err e
 			if err := h.revalidate(n); err != nil {
 				return err
 			}
-			if i = n.info(); n.dir {
+			if i = n.info(); !n.mode.IsRegular() {
 				return fsys.ErrNotRegular
+			}
+			if !n.readableBy(c.User) {
+				i = fsys.Info{}
+				return syscall.EACCES
 			}
 			content = append([]byte(nil), n.data[:min(len(n.data), most)]...)
 			return nil
@@ -348,6 +393,8 @@ func (c *Client) Overwrite(path string, content []byte, ours func([]byte) bool) 
 				return syscall.ENOENT
 			} else if n.dir {
 				return syscall.EISDIR
+			} else if !n.readableBy(c.User) {
+				return syscall.EACCES
 			}
 			has = append([]byte(nil), n.data...)
 			return nil
@@ -360,11 +407,14 @@ func (c *Client) Overwrite(path string, content []byte, ours func([]byte) bool) 
 		return pathError("write", path, fsys.ErrReplaced)
 	}
 	return c.do("write", path, "", true, nothing, func() error {
-		if n.gone {
+		if n.gone && c.Host.s.Local == nil {
 			return syscall.ESTALE
 		}
 		copy(n.data, content)
 		c.Host.s.touched(n)
+		if c.Host.s.Written != nil {
+			c.Host.s.Written(c, n, path)
+		}
 		return nil
 	})
 }
@@ -375,17 +425,20 @@ func (c *Client) Touch(path string, mode fs.FileMode) (now time.Time, err error)
 	err = c.do("touch", path, "", true, nothing, func() error {
 		return h.walk(path, func(dir *Node, name string, _ bool) error {
 			if dir.gone {
-				return syscall.ESTALE
+				return h.s.removed()
 			}
 			n := dir.find(name)
 			if n == nil {
 				n = h.s.node(false)
-				n.mode = mode
+				n.mode, n.user = mode, c.User
 				dir.put(name, n)
 				h.s.touched(dir)
 			}
 			h.note(dir, name, n)
 			h.s.touched(n)
+			if h.s.Touched != nil { // by a client that sets its own time
+				n.mtime = h.s.Touched()
+			}
 			now = n.mtime
 			return nil
 		})

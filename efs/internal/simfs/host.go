@@ -72,7 +72,7 @@ func (h *Host) unseat(dir *Node, name string, n *Node) bool {
 // remembered are still good.
 func (h *Host) revalidate(n *Node) error {
 	if n.gone {
-		return syscall.ESTALE
+		return h.s.removed()
 	}
 	h.attrs[n] = n.info()
 	if ns := h.namesIn(n); n.dir && ns.change != n.change {
@@ -95,11 +95,11 @@ func (h *Host) find(dir *Node, name string, anew bool) (n *Node, err error) {
 		return nil, syscall.ENOTDIR
 	}
 	ns := h.namesIn(dir)
-	if n, ok := ns.known[name]; ok && !anew && !h.s.Coin(4) {
+	if n, ok := ns.known[name]; ok && !anew && h.s.Local == nil && !h.s.Coin(4) {
 		return n, nil
 	}
 	if dir.gone {
-		return nil, syscall.ESTALE
+		return nil, h.s.removed()
 	}
 	n = dir.find(name)
 	for old, was := range h.seats { // what was there is not, to this host's knowledge
@@ -128,7 +128,7 @@ func (h *Host) parent(path string, anew bool) (dir *Node, name string, err error
 		case n == nil:
 			return nil, "", syscall.ENOENT
 		case !n.dir:
-			return nil, "", syscall.ENOTDIR
+			return nil, "", n.notADir()
 		}
 		dir, path = n, rest
 	}

@@ -29,6 +29,8 @@ type Node struct {
 	ctime   time.Time
 	change  uint64
 	links   int
+	user    int
+	lower   bool // a directory of an overlay's lower layer
 }
 
 type entry struct {
@@ -42,10 +44,16 @@ type Server struct {
 	Now func() time.Time
 	// Coin returns whether something that is possible happens: of n times, once.
 	Coin func(n int) bool
-	// Moved and Removed, if not nil, are told what a request of client has done to a file
-	// or a directory.
-	Moved   func(client *Client, n *Node, from, to string)
-	Removed func(client *Client, n *Node, path string)
+	// Moved, Removed, Replaced (by a rename of another) and Written, if not nil, are told
+	// what a request of client has done to a file or a directory.
+	Moved    func(client *Client, n *Node, from, to string)
+	Removed  func(client *Client, n *Node, path string)
+	Replaced func(client *Client, n *Node, path string)
+	Written  func(client *Client, n *Node, path string)
+	// Local is not nil for a file system of one host.
+	Local *Local
+	// Touched, if not nil, is the clock by which a file that is touched gets its time.
+	Touched func() time.Time
 
 	root   *Node
 	unused []uint64
@@ -164,6 +172,15 @@ func (s *Server) RemoveAll(path string) {
 	}
 }
 
+// removed is what is said of a directory, or a file, that was removed while a client had
+// it: a host's own file system knows no stale handles.
+func (s *Server) removed() error {
+	if s.Local != nil {
+		return syscall.ENOENT
+	}
+	return syscall.ESTALE
+}
+
 // WriteOld leaves a file whose time is long ago.
 func (s *Server) WriteOld(path string, content string, mtime time.Time) {
 	i := strings.LastIndexByte(path, '/')
@@ -177,7 +194,7 @@ func (s *Server) WriteOld(path string, content string, mtime time.Time) {
 // rename is RENAME: by handles of directories and names in them.
 func (s *Server) rename(from *Node, a string, to *Node, b string) error {
 	if from.gone || to.gone {
-		return syscall.ESTALE
+		return s.removed()
 	}
 	src, dst := from.find(a), to.find(b)
 	switch {
@@ -185,6 +202,8 @@ func (s *Server) rename(from *Node, a string, to *Node, b string) error {
 		return syscall.ENOENT
 	case src == dst:
 		return nil
+	case src.lower:
+		return syscall.EXDEV
 	case dst == nil:
 	case src.dir && !dst.dir:
 		if s.Coin(2) {
@@ -216,7 +235,7 @@ func (s *Server) rename(from *Node, a string, to *Node, b string) error {
 // remove is REMOVE, which takes a file and an empty directory alike.
 func (s *Server) remove(dir *Node, name string) error {
 	if dir.gone {
-		return syscall.ESTALE
+		return s.removed()
 	}
 	n := dir.find(name)
 	switch {
