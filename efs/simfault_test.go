@@ -51,7 +51,7 @@ func oldLockFile(w *world) {
 
 // A guard whose state was removed is not taken for one that has stood, by one who saw it stand
 // before its holder moved it down and up.
-func TestGuardThatWasMovedHasNotStood(t *testing.T) {
+func TestStagedGuardThatWasMoved(t *testing.T) {
 	staged(t, func(t *testing.T, w *world, open func(int, func(*simfs.Request) error) *Backend) {
 		first, second := open(0, undisturbed), open(0, undisturbed)
 		if _, err := first.Acquire(ctxBG, simKey, testClaim("first", w.ttl)); err != nil {
@@ -80,7 +80,7 @@ func TestGuardThatWasMovedHasNotStood(t *testing.T) {
 
 // A guard of an image that has a person's file in it can neither be moved nor removed. It keeps
 // its entry, and the next holder knows it.
-func TestGuardOfAnImageWithAStrangersFile(t *testing.T) {
+func TestStagedGuardOfAnImage(t *testing.T) {
 	staged(t, func(t *testing.T, w *world, open func(int, func(*simfs.Request) error) *Backend) {
 		b := open(0, undisturbed)
 		g, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl))
@@ -103,7 +103,7 @@ func TestGuardOfAnImageWithAStrangersFile(t *testing.T) {
 
 // A placeholder is known as one by all users, and by one who could not read it for a moment: it
 // is never put back as a lock file.
-func TestPlaceholderThatCannotBeRead(t *testing.T) {
+func TestStagedPlaceholder(t *testing.T) {
 	for name, user := range map[string]int{"for a moment": 0, "another user's": 2} {
 		t.Run(name, func(t *testing.T) {
 			staged(t, func(t *testing.T, w *world, open func(int, func(*simfs.Request) error) *Backend) {
@@ -139,7 +139,7 @@ func TestPlaceholderThatCannotBeRead(t *testing.T) {
 }
 
 // A person's directory that was moved aside, in place of a stale lock file, is brought back.
-func TestStrangersDirectoryMovedAside(t *testing.T) {
+func TestStagedDirectoryMovedAside(t *testing.T) {
 	for name, content := range map[string]string{"empty": "", "with data": "data"} {
 		t.Run(name, func(t *testing.T) {
 			staged(t, func(t *testing.T, w *world, open func(int, func(*simfs.Request) error) *Backend) {
