@@ -142,7 +142,7 @@ func (g Directory) guardAside(h *statedir.Hold, path string, why error) error {
 	switch _, err := f.Stat(path+"/"+Entry, true); {
 	case fsys.IsMissing(err): // a person's, who has put it where the file was
 		h.Unknown = true
-		if err := g.move(h.Dir, path, h.Dir.LockPath()); fsys.IsFull(err) {
+		if _, err := g.move(h.Dir, path, h.Dir.LockPath()); fsys.IsFull(err) {
 			return statedir.Corrupt("%s was moved there from %s by mistake, and now something else is there: move it away", path, h.Dir.LockPath())
 		} else if err != nil {
 			return fmt.Errorf("put %s back from %s: %w", h.Dir.LockPath(), path, err)
