@@ -24,6 +24,8 @@ type Proxy struct {
 	deaf   map[net.Conn]bool // those that are told nothing
 	repls  map[net.Conn]bool // clients that are replicas
 	pass   chan struct{}     // closed while replicas are sent what there is
+	peers  map[net.Conn]bool // clients that are replicas or sentinels, and the server's ends of these
+	join   chan struct{}     // closed while the server hears them, and they it
 	closed bool
 }
 
@@ -36,9 +38,10 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 		tb.Fatal(err)
 	}
 	p := &Proxy{l: l, target: target, heal: make(chan struct{}), conns: map[net.Conn]bool{}, subs: map[net.Conn]bool{}, deaf: map[net.Conn]bool{},
-		repls: map[net.Conn]bool{}, pass: make(chan struct{})}
+		repls: map[net.Conn]bool{}, pass: make(chan struct{}), peers: map[net.Conn]bool{}, join: make(chan struct{})}
 	close(p.heal)
 	close(p.pass)
+	close(p.join)
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.Close)
 	return p
@@ -107,6 +110,35 @@ func (p *Proxy) LoseLag() {
 	}
 }
 
+// Isolate has the server and its replicas and sentinels hear nothing of each other until
+// Rejoin, as in a network that loses every packet between them, though not those of other
+// clients. It goes by what they say first: neither greets as a client's library does.
+func (p *Proxy) Isolate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.join = make(chan struct{})
+}
+
+// Rejoin ends that. What was sent meanwhile is lost with the connections.
+func (p *Proxy) Rejoin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.join:
+		return
+	default:
+	}
+	for c := range p.peers {
+		c.Close()
+	}
+	close(p.join)
+}
+
+// isPeer tells whether a connection that begins with this is a replica's or a sentinel's.
+func isPeer(first []byte) bool {
+	return bytes.Contains(first, []byte("sentinel-")) || bytes.HasPrefix(first, []byte("*1\r\n$4\r\nPING\r\n"))
+}
+
 // Drop closes all connections.
 func (p *Proxy) Drop() {
 	p.mu.Lock()
@@ -131,6 +163,7 @@ func (p *Proxy) Close() {
 	p.mu.Unlock()
 	p.Heal()
 	p.LoseLag()
+	p.Rejoin()
 	p.l.Close()
 	p.Drop()
 	p.wg.Wait()
@@ -183,6 +216,7 @@ func (p *Proxy) forget(cs ...net.Conn) {
 		delete(p.subs, c)
 		delete(p.deaf, c)
 		delete(p.repls, c)
+		delete(p.peers, c)
 	}
 }
 
@@ -192,9 +226,16 @@ func (p *Proxy) copy(dst, src net.Conn) {
 	defer dst.Close()
 	defer src.Close()
 	buf := make([]byte, 32<<10)
-	for {
+	for first := true; ; first = false {
 		n, err := src.Read(buf)
 		p.mu.Lock()
+		if first && isPeer(buf[:n]) {
+			p.peers[src], p.peers[dst] = true, true
+		}
+		var join chan struct{}
+		if p.peers[src] {
+			join = p.join
+		}
 		heal, delay := p.heal, p.delay
 		if bytes.Contains(buf[:n], []byte("\nsubscribe\r")) {
 			p.subs[src] = true
@@ -214,6 +255,9 @@ func (p *Proxy) copy(dst, src net.Conn) {
 		<-heal
 		if pass != nil {
 			<-pass
+		}
+		if join != nil {
+			<-join
 		}
 		if n > 0 && !lost {
 			if _, werr := dst.Write(buf[:n]); werr != nil {

@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -39,14 +40,19 @@ func startSentinel(tb testing.TB, config string) *Server {
 // answer, and three sentinels that watch over them. A proxy is in front of each server;
 // clients, replicas and sentinels know no other way to it.
 //
-// The sentinels take no server for dead by themselves within a test: who is to be the
-// primary changes when Promote says so, so that a test knows what each primary began with.
+// The sentinels take no server for dead by themselves unless Detect says so, and who is
+// to be the primary changes when Promote says so: a test knows what each primary began with.
 type Sentineled struct {
 	tb        testing.TB
 	Nodes     []*Server
 	Proxies   []*Proxy // one to each of Nodes
 	Sentinels []*Server
+	Doors     []*Proxy // one to each of Sentinels, for clients with DoorURL
 }
+
+// patient is how long a server is silent before the sentinels take it for dead, unless
+// Detect says otherwise: longer than a test lasts.
+const patient = 10 * time.Minute
 
 const sentineledName = "main"
 
@@ -67,9 +73,12 @@ func StartSentineled(tb testing.TB) *Sentineled {
 		c.Follow(i+1, 0)
 	}
 	c.await("replicas", func() bool { return c.following(0) })
-	config := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]s 2\nsentinel down-after-milliseconds %[1]s 600000\n", sentineledName, portOf(c.Proxies[0].Addr()))
+	// A failover that nobody orders has to be twice failover-timeout after the one before.
+	config := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]s 2\nsentinel down-after-milliseconds %[1]s %[3]d\nsentinel failover-timeout %[1]s 5000\n",
+		sentineledName, portOf(c.Proxies[0].Addr()), patient.Milliseconds())
 	for range 3 {
-		c.Sentinels = append(c.Sentinels, startSentinel(tb, config))
+		s := startSentinel(tb, config)
+		c.Sentinels, c.Doors = append(c.Sentinels, s), append(c.Doors, StartProxy(tb, s.addr))
 	}
 	c.Await()
 	return c
@@ -91,6 +100,19 @@ func (c *Sentineled) URL(options ...string) string {
 	for _, s := range c.Sentinels {
 		addrs = append(addrs, s.addr)
 	}
+	return sentineledURL(addrs, options)
+}
+
+// DoorURL is the same for clients whose ways to the sentinels are Doors.
+func (c *Sentineled) DoorURL(options ...string) string {
+	var addrs []string
+	for _, p := range c.Doors {
+		addrs = append(addrs, p.Addr())
+	}
+	return sentineledURL(addrs, options)
+}
+
+func sentineledURL(addrs, options []string) string {
 	return "redis://" + strings.Join(addrs, ",") + "/0" + query(append([]string{"master_name=" + sentineledName}, options...))
 }
 
@@ -171,6 +193,15 @@ func (c *Sentineled) active() []*Server {
 
 // Active tells whether all sentinels act. They must be up.
 func (c *Sentineled) Active() bool { c.tb.Helper(); return len(c.active()) == len(c.Sentinels) }
+
+// Detect has the sentinels take a server for dead that is silent for this long, and fail
+// over by themselves if it is the primary; after 0, for as long as at the beginning.
+func (c *Sentineled) Detect(after time.Duration) {
+	c.tb.Helper()
+	for _, s := range c.Sentinels {
+		s.Do("sentinel", "set", sentineledName, "down-after-milliseconds", cmp.Or(after, patient).Milliseconds())
+	}
+}
 
 // Promote asks a sentinel to have a replica of its choice promoted, as if it had found the
 // primary dead and the others had agreed. false if none would now.

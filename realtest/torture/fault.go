@@ -11,17 +11,20 @@ import (
 type kind string
 
 const (
-	killProcess  kind = "kill -9"        // a process that contends
-	stopProcess  kind = "stop past TTL"  // SIGSTOP, and SIGCONT when its locks are lost
-	stallBriefly kind = "stop briefly"   // SIGSTOP for less than the TTL
-	killServer   kind = "kill server"    // and start it again with its data
-	stopServer   kind = "stop server"    // SIGSTOP
-	cutServer    kind = "isolate server" // from the other servers
-	moveSlot     kind = "move slot"      // a key's, to another server of the cluster
-	failOver     kind = "fail over"      // to a replica that lags, by sentinels
-	dropConns    kind = "cut"            // a proxy closes all its connections
-	holdConns    kind = "hold back"      // a proxy passes nothing on, and later all of it
-	delayConns   kind = "delay"          // a proxy passes everything on late
+	killProcess  kind = "kill -9"         // a process that contends
+	stopProcess  kind = "stop past TTL"   // SIGSTOP, and SIGCONT when its locks are lost
+	stallBriefly kind = "stop briefly"    // SIGSTOP for less than the TTL
+	killServer   kind = "kill server"     // and start it again with its data
+	stopServer   kind = "stop server"     // SIGSTOP
+	cutServer    kind = "isolate server"  // from the other servers
+	moveSlot     kind = "move slot"       // a key's, to another server of the cluster
+	failOver     kind = "fail over"       // to a replica that lags, by sentinels
+	stopPrimary  kind = "stop primary"    // until the sentinels have found that out, and it wakes
+	killPrimary  kind = "kill primary"    // the same, and it comes back
+	cutPrimary   kind = "isolate primary" // with half of the clients, from the sentinels and replicas
+	dropConns    kind = "cut"             // a proxy closes all its connections
+	holdConns    kind = "hold back"       // a proxy passes nothing on, and later all of it
+	delayConns   kind = "delay"           // a proxy passes everything on late
 )
 
 // fault is one that is to be done.
@@ -52,6 +55,9 @@ var weights = []weight{
 	{cutServer, 4, 500 * time.Millisecond, 2 * ttl},
 	{moveSlot, 8, 100 * time.Millisecond, ttl},
 	{failOver, 10, ttl / 2, ttl + ttl/2},
+	{stopPrimary, 10, ttl / 30, ttl},
+	{killPrimary, 6, ttl / 30, ttl},
+	{cutPrimary, 8, ttl / 2, 2 * ttl},
 	{dropConns, 12, 0, 0},
 	{holdConns, 12, 50 * time.Millisecond, ttl + ttl/2},
 	{delayConns, 10, 100 * time.Millisecond, 2 * ttl},

@@ -46,9 +46,10 @@ type result struct {
 	seed   uint64
 	faults map[kind]int
 	tally
-	worst [2]time.Duration // to acquire a key after the faults: beside the others, and alone
-	slow  []string         // keys that took too long, or could not be had
-	left  []string
+	worst  [2]time.Duration // to acquire a key after the faults: beside the others, and alone
+	rebels int              // what primaries have acknowledged that had a successor
+	slow   []string         // keys that took too long, or could not be had
+	left   []string
 }
 
 // torturer does faults, all of them from one goroutine, the test's.
@@ -66,6 +67,7 @@ type torturer struct {
 	busy    map[*redistest.Proxy]bool
 	owed    []fault // the first of their kinds, which could not be done yet
 	history []string
+	journal *journal // nil if there are no sentinels
 }
 
 // end is the end of a fault.
@@ -82,6 +84,10 @@ func run(tb testing.TB, s *store, o options) result {
 	}
 	tb.Cleanup(w.close)
 	t := &torturer{tb: tb, s: s, w: w, done: map[kind]int{}, stopped: map[*slot]bool{}, busy: map[*redistest.Proxy]bool{}}
+	if s.group != nil {
+		t.journal = newJournal(tb, w.judge, s.group.Nodes)
+		t.journal.sync()
+	}
 	t.fill(o)
 	tb.Cleanup(func() { // if the test ends early
 		for _, sl := range t.slots {
@@ -105,11 +111,20 @@ func run(tb testing.TB, s *store, o options) result {
 	if !o.shallow {
 		r.left = t.leftovers()
 	}
+	if t.journal != nil {
+		t.journal.sync()
+		r.rebels = t.journal.rebels()
+	}
 	r.tally = w.count()
 	if tb.Failed() || r.wrong() != "" {
-		tb.Logf("the last faults:\n%s", strings.Join(t.history[max(0, len(t.history)-40):], "\n"))
+		tb.Log(t.lately())
 	}
 	return r
+}
+
+// lately says what was done last.
+func (t *torturer) lately() string {
+	return "the last faults:\n" + strings.Join(t.history[max(0, len(t.history)-40):], "\n")
 }
 
 // fill starts the processes.
@@ -248,8 +263,8 @@ func (t *torturer) do(f fault) bool {
 		return srv.cut != nil && t.server(f.spell, srv.cut, srv.mend)
 	case moveSlot:
 		return t.s.move != nil && t.move(f)
-	case failOver:
-		return t.s.group != nil && t.failOver(f.spell)
+	case failOver, stopPrimary, killPrimary, cutPrimary:
+		return t.s.group != nil && t.changePrimary(f)
 	case dropConns:
 		return t.link(link, 0, (*redistest.Proxy).Drop, func(*redistest.Proxy) {})
 	case holdConns:

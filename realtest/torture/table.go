@@ -87,10 +87,11 @@ func table(rs []result, write func(cells []string)) {
 	for _, f := range weights {
 		row("fault: "+string(f.kind), func(r result) any { return r.faults[f.kind] })
 	}
+	row("grants and renewals by a primary that had a successor", func(r result) any { return r.rebels })
 	row("overlaps", func(r result) any { return len(r.overlaps) })
-	row("overlaps after a failover that lost what the first had", func(r result) any { return len(r.excused) })
+	row("overlaps after a failover that lost what one of the two had", func(r result) any { return len(r.excused) })
 	row("tokens out of order", func(r result) any { return len(r.disorder) })
-	row("tokens refused, of holders whose grant a failover lost", func(r result) any { return len(r.beaten) })
+	row("tokens refused, of one of two after such a failover", func(r result) any { return len(r.beaten) })
 	row("tokens refused, of holders too late", func(r result) any { return r.late })
 	kinds := map[string]bool{}
 	for _, r := range rs {

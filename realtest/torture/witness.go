@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
 )
@@ -23,10 +22,10 @@ type witness struct {
 	ln   net.Listener
 	work sync.WaitGroup
 
-	mu        sync.Mutex
-	conns     map[net.Conn]bool
-	keys      map[string]*book
-	failovers []failover
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	keys  map[string]*book
+	judge *judge
 	tally
 }
 
@@ -37,9 +36,9 @@ type tally struct {
 	takeovers int // entries after a section that did not end with out
 	late      int // tokens refused of those whose deadline had passed
 	overlaps  []overlap
-	excused   []overlap // after a failover that lost what the first had
+	excused   []overlap // that a failover explains
 	disorder  []refusal // tokens that did not rise, of those within their deadline
-	beaten    []refusal // the same, after a failover that lost what they are for
+	beaten    []refusal // the same, that a failover explains
 	errors    map[string]int
 	strange   []string // errors that nobody should meet
 	slowest   time.Duration
@@ -92,30 +91,12 @@ func (r refusal) String() string {
 // has read the end of its connection.
 const endSeen = time.Second
 
-// failedOver tells the witness of a new primary.
-func (w *witness) failedOver(f failover) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.failovers = append(w.failovers, f)
-}
-
-// lost tells whether a failover explains that second got in beside first: the former
-// primary granted the first, the new one the second, and it had begun without the first's
-// grant, or without a renewal that would have kept it until then. And the first has to have
-// found out: its lease was not renewed after the second was granted. A command knows no
-// deadline; it has to be out by then.
-func (w *witness) lost(first, second *section) bool {
-	until := first.deadline
-	if first.command && first.end != 0 {
-		until = first.end - endSeen
+// until is how long a section is to be held for one that was in.
+func (s *section) until() time.Duration {
+	if s.command && s.end != 0 {
+		return s.end - endSeen // it knows no deadline; it has to be out by then
 	}
-	if until > second.at+first.ttl {
-		return false
-	}
-	return slices.ContainsFunc(w.failovers, func(f failover) bool {
-		kept := f.kept[first.key]
-		return first.token < f.from && f.from <= second.token && (kept.token != first.token || kept.until <= second.at)
-	})
+	return s.deadline
 }
 
 // count returns what has been counted, when all is over. The first of two who overlapped may have
@@ -129,14 +110,14 @@ func (w *witness) count() tally {
 	for _, o := range w.overlaps {
 		switch {
 		case o.first.lost != 0 && o.first.lost <= o.second.at:
-		case w.lost(o.first, o.second):
+		case w.judge.lost(o.first, o.second), w.judge.lost(o.second, o.first):
 			t.excused = append(t.excused, o)
 		default:
 			t.overlaps = append(t.overlaps, o)
 		}
 	}
 	for _, r := range w.disorder {
-		if w.lost(r.now, r.before) {
+		if w.judge.lost(r.now, r.before) || w.judge.lost(r.before, r.now) {
 			t.beaten = append(t.beaten, r)
 		} else {
 			t.disorder = append(t.disorder, r)
@@ -150,7 +131,7 @@ func newWitness() (*witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &witness{ln: ln, conns: map[net.Conn]bool{}, keys: map[string]*book{}}
+	w := &witness{ln: ln, conns: map[net.Conn]bool{}, keys: map[string]*book{}, judge: newJudge()}
 	w.errors = map[string]int{}
 	w.work.Go(func() {
 		for {
