@@ -61,6 +61,14 @@
 // has seen is safe. The same goes for a server that loses its memory in a crash:
 // persistence with appendfsync always keeps locks across one.
 //
+// Behind sentinels the library asks one of them where the primary is, and keeps to it
+// while it answers. If that one has not heard of a failover, its primary is a replica now,
+// or gone. After such an answer (READONLY), or when no connection could be made, a Backend
+// that was opened from a URL asks all sentinels that the URL names, for 10 s, and goes to
+// the primary of the latest failover. Where sentinels have users, theirs needs
+// +sentinel|get-master-addr-by-name and +sentinel|master for it. A primary that was cut off
+// from all sentinels, and does not know yet that another was promoted, serves who reaches it.
+//
 // A value that a holder sets beside its lock stays when the lock is gone. It is as durable
 // as the server: use noeviction, appendfsync always and the option replicas where a
 // decision must not be forgotten. While a cluster moves the lock's slot, setting a value

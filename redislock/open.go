@@ -105,7 +105,9 @@ func newClient(u *url.URL, hosts []string, rest url.Values, cluster bool) (redis
 		if !retries {
 			o.MaxRetries = -1
 		}
-		return redis.NewFailoverClient(o), nil, nil
+		client := redis.NewFailoverClient(o)
+		client.AddHook(newSentinels(o))
+		return client, nil, nil
 	case cluster:
 		v.RawQuery = rest.Encode()
 		o, err := redis.ParseClusterURL(v.String())

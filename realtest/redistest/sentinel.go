@@ -15,10 +15,10 @@ import (
 )
 
 // StartSentinel starts a sentinel that knows primary by name, and waits until it tells
-// where it is. Its clients use URLs with master_name.
-func StartSentinel(tb testing.TB, primary *Server, name string) *Server {
+// where it is. Its clients use URLs with master_name. More are lines of its configuration.
+func StartSentinel(tb testing.TB, primary *Server, name string, more ...string) *Server {
 	tb.Helper()
-	return startSentinel(tb, fmt.Sprintf("sentinel monitor %s 127.0.0.1 %s 1\n", name, primary.port()))
+	return startSentinel(tb, fmt.Sprintf("sentinel monitor %s 127.0.0.1 %s 1\n%s\n", name, primary.port(), strings.Join(more, "\n")))
 }
 
 func startSentinel(tb testing.TB, config string) *Server {
