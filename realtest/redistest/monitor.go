@@ -16,7 +16,7 @@ import (
 // the server has been restarted, or has closed the connection, it connects again.
 type Monitor struct {
 	s        *Server
-	attached func()
+	attached func() bool
 	heard    func(Command)
 	work     sync.WaitGroup
 	stop     chan struct{}
@@ -33,9 +33,10 @@ type Command struct {
 	Args   []string
 }
 
-// StartMonitor calls heard for each command, and attached whenever it begins to hear.
-// The two are never called at the same time.
-func StartMonitor(tb testing.TB, s *Server, attached func(), heard func(Command)) *Monitor {
+// StartMonitor calls heard for each command, and attached whenever it begins to hear,
+// which says whether to go on; otherwise it begins anew. The two are never called at the
+// same time.
+func StartMonitor(tb testing.TB, s *Server, attached func() bool, heard func(Command)) *Monitor {
 	m := &Monitor{s: s, attached: attached, heard: heard, stop: make(chan struct{}), marks: map[string]chan struct{}{}}
 	m.work.Go(m.run)
 	tb.Cleanup(m.close)
@@ -78,7 +79,9 @@ func (m *Monitor) listen() {
 			return
 		}
 	}
-	m.attached()
+	if !m.attached() {
+		return
+	}
 	for {
 		line, err := r.ReadString('\n')
 		if err != nil {

@@ -157,7 +157,7 @@ func (ch *change) promoted() {
 		}
 		ch.note("the sentinels agree")
 		ch.c.Proxies[ch.former].LoseLag()
-		ch.t.later(ch.spell/2, ch.comeBack) // it does not come before it is awake
+		ch.t.later(ch.spell, ch.comeBack)
 		return true
 	})
 }

@@ -41,7 +41,7 @@ func newJournal(tb testing.TB, j *judge, nodes []*redistest.Server) *journal {
 		jn.records = append(jn.records, map[string]*record{})
 		client := n.Client()
 		jn.monitors = append(jn.monitors, redistest.StartMonitor(tb, n,
-			func() { jn.attached(i, client) }, func(cmd redistest.Command) { jn.heard(i, cmd) }))
+			func() bool { return jn.attached(i, client) }, func(cmd redistest.Command) { jn.heard(i, cmd) }))
 	}
 	return jn
 }
@@ -93,26 +93,27 @@ func (jn *journal) in(i int) int {
 
 // attached: a server that was started again may have granted something before it was
 // heard, and a replica knows what it renews when it is promoted.
-func (jn *journal) attached(i int, client *redis.Client) {
+func (jn *journal) attached(i int, client *redis.Client) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	role, err := client.Do(ctx, "role").Slice()
 	if err != nil {
-		return // it will be attached again
+		return false
 	}
 	held, err := heldIn(ctx, client)
 	if err != nil {
-		return
+		return false
 	}
 	jn.knows(i, held)
 	if role[0] != "master" {
-		return
+		return true
 	}
 	jn.mu.Lock()
 	defer jn.mu.Unlock()
 	for key, h := range held {
 		jn.j.acked(jn.in(i), key, h.token, now(), h.until)
 	}
+	return true
 }
 
 // knows notes what a server has been told by its primary.
@@ -181,9 +182,12 @@ func heldIn(ctx context.Context, client *redis.Client) (map[string]holding, erro
 		if err == redis.Nil {
 			continue
 		}
+		if err != nil {
+			return nil, err
+		}
 		at := now()
-		life, err2 := client.PTTL(ctx, name).Result()
-		if err != nil || err2 != nil {
+		life, err := client.PTTL(ctx, name).Result()
+		if err != nil {
 			return nil, err
 		}
 		if r, ok := parseRecord(text); ok {
