@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -140,4 +141,15 @@ func (j *judge) reigns(s *section) []int {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// says tells what is known of two sections, for who has to find out why they are not
+// excused; empty if there was no failover.
+func (j *judge) says(first, second *section) string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.began) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (acknowledged in the reigns %v and %v of %d)", j.reigns(first), j.reigns(second), len(j.began)+1)
 }

@@ -89,6 +89,8 @@ func trials() []trial {
 		{"the first comes second", none, plain, swapped, 0, 0, 0, 1},
 		{"the same, and it lost nothing", one(with(1, 3*s)), plain, swapped, 0, 0, 1, 0},
 		{"the same, and no failover", nil, acks(first, ack{0, 11, 2 * s, 12 * s}), swapped, 0, 0, 1, 0},
+		{"a command comes second", none, plain, say(overlap[1], command(overlap[0])), 0, 0, 0, 1},
+		{"a command comes second, and too late", none, acks(ack{0, 1, -20 * s, -5 * s}, ack{1, 11, -4 * s, 12 * s}), say(overlap[1], command(overlap[0])), 0, 0, 1, 0},
 		{"the new primary's comes second, with the lesser token", none, rebels, swapped, 0, 0, 0, 1},
 	}
 }

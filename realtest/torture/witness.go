@@ -70,21 +70,23 @@ func (s *section) String() string { return fmt.Sprintf("%s (pid %d, token %d)", 
 type overlap struct {
 	first, second *section
 	by            time.Duration // from the second's acquisition to the first's deadline as known then
+	reigns        string        // in which they were acknowledged
 }
 
 func (o overlap) String() string {
-	return fmt.Sprintf("%s: %s acquired %v before the deadline of %s, which had acquired %v before",
-		o.first.key, o.second, o.by, o.first, o.second.at-o.first.at)
+	return fmt.Sprintf("%s: %s acquired %v before the deadline of %s, which had acquired %v before%s",
+		o.first.key, o.second, o.by, o.first, o.second.at-o.first.at, o.reigns)
 }
 
 // refusal is a token that is not greater than the one that came before.
 type refusal struct {
 	before, now *section
 	left        time.Duration // until the deadline of who shows it
+	reigns      string        // in which they were acknowledged
 }
 
 func (r refusal) String() string {
-	return fmt.Sprintf("%s: %s came after %s, %v before its deadline", r.now.key, r.now, r.before, r.left)
+	return fmt.Sprintf("%s: %s came after %s, %v before its deadline%s", r.now.key, r.now, r.before, r.left, r.reigns)
 }
 
 // endSeen is how late the witness may learn of the end of a command that was killed: when it
@@ -113,6 +115,7 @@ func (w *witness) count() tally {
 		case w.judge.lost(o.first, o.second), w.judge.lost(o.second, o.first):
 			t.excused = append(t.excused, o)
 		default:
+			o.reigns = w.judge.says(o.first, o.second)
 			t.overlaps = append(t.overlaps, o)
 		}
 	}
@@ -120,6 +123,7 @@ func (w *witness) count() tally {
 		if w.judge.lost(r.now, r.before) || w.judge.lost(r.before, r.now) {
 			t.beaten = append(t.beaten, r)
 		} else {
+			r.reigns = w.judge.says(r.before, r.now)
 			t.disorder = append(t.disorder, r)
 		}
 	}
@@ -266,7 +270,8 @@ func (w *witness) enter(s *section) bool {
 		if s.token < b.top && now() >= s.deadline {
 			w.late++
 		} else {
-			w.disorder = append(w.disorder, refusal{last, s, s.deadline - now()})
+			s.end = now() // a command knows no deadline, and does nothing any more
+			w.disorder = append(w.disorder, refusal{before: last, now: s, left: s.deadline - s.end})
 		}
 		return false
 	}
@@ -274,7 +279,7 @@ func (w *witness) enter(s *section) bool {
 		// The dead hold nothing, though the end of their connection may not have been
 		// read yet.
 		if first.deadline > s.at && alive(first.pid) {
-			w.overlaps = append(w.overlaps, overlap{first, s, first.deadline - s.at})
+			w.overlaps = append(w.overlaps, overlap{first: first, second: s, by: first.deadline - s.at})
 		}
 	}
 	w.entries++
