@@ -119,7 +119,7 @@ func (p *proc) offset(pl *place) error {
 	off, start := w.off, time.Now()
 	got, err := pl.dir.Offset()
 	w.note("%-8s offset %v: %v", p.name, got, err)
-	is := w.now().Sub(time.Now())
+	is := time.Until(w.now())
 	near := w.tick + pl.b.clock.Granule() + time.Since(start) + 20*time.Millisecond
 	if err == nil && w.off == off && (got-is).Abs() > near {
 		w.fail("%s found the server's clock %v ahead, and it is %v", p.name, got, is)
