@@ -31,7 +31,7 @@ func (p *place) inspect() (backend.Record, error) {
 		}
 		return r, err
 	}
-	cur, changed, err := p.dir.Read()
+	cur, changed, err := p.dir.ReadNow()
 	switch {
 	case errors.Is(err, statedir.ErrGone):
 		cur = statedir.Baton{State: statedir.Free}

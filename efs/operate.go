@@ -46,7 +46,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			}
 		}
 		for range 16 {
-			cur, changed, err := p.dir.Read()
+			cur, changed, err := p.dir.ReadNow()
 			switch {
 			case errors.Is(err, statedir.ErrGone):
 				return backend.ErrNotHeld
@@ -144,7 +144,7 @@ func (b *Backend) clearKey(ctx context.Context, key string, stale bool) (r backe
 		if r, err = p.inspect(); err != nil {
 			return err
 		}
-		cur, changed, err := p.dir.Read()
+		cur, changed, err := p.dir.ReadNow()
 		if err != nil {
 			return err
 		}

@@ -27,20 +27,23 @@ func staged(t *testing.T, f func(t *testing.T, w *world, open func(user int, bef
 		w := newWorld(withLocal, nil)
 		w.ttl, w.timeout, w.lockFile, w.tick = time.Second, 2*time.Second, Directory, 1
 		w.server.Local.RenameNew = true
-		f(t, w, func(user int, before func(*simfs.Request) error) *Backend {
-			p := &proc{w: w, kind: haspProc, rng: rand.New(rand.NewPCG(1, 1))}
-			p.client = &simfs.Client{Host: w.hosts[0], Who: p, User: user, Do: func(r *simfs.Request) error {
-				if err := before(r); err != nil {
-					return err
-				}
-				return r.Apply()
-			}}
-			return p.backend()
-		})
+		f(t, w, func(user int, before func(*simfs.Request) error) *Backend { return w.open(w.hosts[0], user, before) })
 		if w.failed() != "" {
 			t.Error(w.failed())
 		}
 	})
+}
+
+// open is a process's Backend, whose requests are carried out at once.
+func (w *world) open(h *simfs.Host, user int, before func(*simfs.Request) error) *Backend {
+	p := &proc{w: w, kind: haspProc, rng: rand.New(rand.NewPCG(1, 1))}
+	p.client = &simfs.Client{Host: h, Who: p, User: user, Do: func(r *simfs.Request) error {
+		if err := errors.Join(before(r), r.Resolve()); err != nil {
+			return err
+		}
+		return r.Apply()
+	}}
+	return p.backend()
 }
 
 func undisturbed(*simfs.Request) error { return nil }

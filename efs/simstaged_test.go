@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -142,6 +143,48 @@ func TestStagedValueLost(t *testing.T) {
 		}
 		if err := set(open(0, undisturbed), "second"); !errors.Is(err, backend.ErrCorrupt) {
 			t.Error(err)
+		}
+	})
+}
+
+// What is said of a lock is not what this host remembers from a time when nobody had it yet.
+func TestStagedLockIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(20) { // what is remembered is looked up anew now and then
+			w := newWorld(seed, nil)
+			w.ttl, w.lockFile = time.Second, Directory
+			here, there := w.open(w.hosts[0], 0, undisturbed), w.open(w.hosts[1], 0, undisturbed)
+			if r, err := here.Inspect(ctxBG, simKey); err != nil || r.State != backend.Free {
+				t.Fatalf("before: %v, %v", r, err)
+			}
+			g, err := there.Acquire(ctxBG, simKey, testClaim("other", w.ttl))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := here.Inspect(ctxBG, simKey); err != nil || r.State != backend.Held || r.Token != g.Token {
+				t.Errorf("it is held with token %d, and another host says: %v, %v", g.Token, r, err)
+			}
+		}
+	})
+}
+
+// The same of an operator's word.
+func TestStagedBreakOfANewLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(20) {
+			w := newWorld(seed, nil)
+			w.ttl, w.lockFile = time.Second, Directory
+			here, there := w.open(w.hosts[0], 0, undisturbed), w.open(w.hosts[1], 0, undisturbed)
+			if err := here.Break(ctxBG, simKey, 1); !errors.Is(err, backend.ErrNotHeld) {
+				t.Fatalf("before: %v", err)
+			}
+			g, err := there.Acquire(ctxBG, simKey, testClaim("other", w.ttl))
+			if err == nil {
+				err = here.Break(ctxBG, simKey, g.Token)
+			}
+			if err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
