@@ -24,8 +24,12 @@ func (r *report) writeBars() {
 	}
 	for _, c := range comparisons {
 		for _, g := range r.uncontended {
-			if a, b := g.of(c.ours), g.of(c.theirs); a != nil && b != nil && c.limit > 0 {
-				atMost(g.title+", acquire + release", "× "+c.theirs, a.over(b).median(), c.limit)
+			limit := c.limit
+			if strings.HasSuffix(g.title, "tmpfs") {
+				limit = c.inMemory
+			}
+			if a, b := g.of(c.ours), g.of(c.theirs); a != nil && b != nil && limit > 0 {
+				atMost(g.title+", acquire + release", "× "+c.theirs, a.over(b).median(), limit)
 			}
 		}
 	}

@@ -143,8 +143,8 @@ func (r *report) writeUncontended() {
 		}
 	}
 	r.table("place|ratio|median|10th to 90th percentile", rows)
-	r.say("On ext4 a file made just after another was deleted costs more the more were deleted in the last seconds, so that those who " +
-		"create and delete a file each time, the lock-file protocol and hasp with its lock file, slow each other down; " +
+	r.say("On ext4 a file made just after another was deleted costs more the more were deleted in the last seconds, so that the " +
+		"lock-file protocol, which creates and deletes one each time, slows itself down; " +
 		"tmpfs shows the same operations without that.\n")
 	r.plot("uncontended.svg", "time of an acquire and release without contention", barPlot("Acquire + release, uncontended",
 		"median; the thin line is from the 10th to the 90th percentile; less is better", false, seconds, panels))
@@ -163,14 +163,14 @@ func (r *report) writeCommand() {
 	r.table("command|median|10th to 90th percentile|more than `true` alone|runs", rows)
 }
 
-// comparisons are the ratios that are of interest, and what they should not exceed;
-// 0 means that nothing is aimed at.
+// comparisons are the ratios that are of interest, and what they should not exceed, in
+// memory (tmpfs) what the second limit says; 0 means that nothing is aimed at.
 var comparisons = []struct {
-	ours, theirs string
-	limit        float64
+	ours, theirs    string
+	limit, inMemory float64
 }{
-	{haspRedis, bsmName, 1.25}, {haspRedis, redsyncName, 0}, {haspRedis, rueidisName, 0.85}, {haspRedis, pingName, 1.3}, {haspEtcd, mutexName, 1.05},
-	{haspBare, flockName, 2}, {haspDir, legacyName, 3},
+	{haspRedis, bsmName, 1.25, 0}, {haspRedis, redsyncName, 0, 0}, {haspRedis, rueidisName, 0.85, 0}, {haspRedis, pingName, 1.3, 0}, {haspEtcd, mutexName, 1.05, 0},
+	{haspBare, flockName, 2, 2}, {haspDir, legacyName, 1.3, 1.8},
 }
 
 func (r *report) writeHandOffs() {
