@@ -2,7 +2,7 @@
 
 MODULES := $(shell sed -n 's/^\t\(\..*\)$$/\1/p' go.work)
 
-.PHONY: test race check portable bench soak torture build install package image model nfs nfs-long bench-nfs help
+.PHONY: test race check portable bench soak simulate torture build install package image model nfs nfs-long bench-nfs help
 
 PREFIX ?= /usr/local
 
@@ -17,6 +17,7 @@ help:
 	@echo 'make image     both in a Docker image, hasp'
 	@echo 'make bench     measure beside the alternatives; writes docs/benchmarks.md'
 	@echo 'make soak      contend with EfsLock-like processes, HASP_SOAK (3m) for each mix of them'
+	@echo 'make simulate  other histories of efs in memory, HASP_SIM (4m) for each kind, from the seed HASP_SIM_FROM on'
 	@echo 'make torture   contend while processes and servers are killed, HASP_TORTURE (10m) on each store; writes docs/reliability.md'
 	@echo 'make model     check the models of efs and migrate with spin, and that wrong variants are refuted'
 	@echo 'make nfs       tests on a real NFS server and clients in user-mode kernels (root)'
@@ -32,6 +33,9 @@ race:
 soak:
 	@scripts/test-needs
 	HASP_SOAK=$${HASP_SOAK:-3m} go test -count=1 -timeout 2h -v -run 'Soak' ./efs
+
+simulate:
+	go test -count=1 -timeout 12h -v -run 'TestSimulation$$' ./efs -sim $${HASP_SIM:-4m} -simfrom $${HASP_SIM_FROM:-$$(date +%s)}
 
 torture:
 	@scripts/test-needs

@@ -13,7 +13,7 @@ import (
 
 var (
 	simSeed = flag.Uint64("seed", 0, "repeat the simulated history of this seed, and print it")
-	simFrom = flag.Uint64("simfrom", 0, "simulate histories from this seed on, for as long as -sim says, not a fixed number")
+	simFrom = flag.Uint64("simfrom", 0, "simulate other histories, of each kind from this seed on, for as long as -sim says, not a fixed number")
 	simTime = flag.Duration("sim", 3*time.Second, "for how long at most histories are simulated")
 )
 
@@ -32,9 +32,9 @@ func TestSimulatedHistory(t *testing.T) {
 // Histories of processes, hosts and a file system that does all that it may. They are the
 // same in every run; -simfrom is for others.
 func TestSimulation(t *testing.T) {
+	most := int64(5000)
 	if *simFrom != 0 {
-		simulateFrom(t, *simFrom, 1<<62, *simTime)
-		return
+		most = 1 << 31 // from one kind's seeds to the next's
 	}
 	for _, c := range []struct {
 		what string
@@ -51,7 +51,7 @@ func TestSimulation(t *testing.T) {
 		{"refusals", withRefusals | withValues, *simTime / 2},
 		{"clocks", withClocks | withRefusals, *simTime / 2},
 	} {
-		t.Run(c.what, func(t *testing.T) { simulateFrom(t, c.bits, 5000, c.d) })
+		t.Run(c.what, func(t *testing.T) { simulateFrom(t, c.bits|*simFrom, most, c.d) })
 	}
 }
 
