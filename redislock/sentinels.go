@@ -12,10 +12,10 @@ import (
 )
 
 // sentinels are all of those that a URL names. The library asks one of them where the
-// primary is, for as long as that one answers, and believes it. But a sentinel that is
-// cut off from the servers, or whose password there has changed, answers for ever with
-// the primary that it knew. So when a connection has turned out to lead to a replica, or
-// none could be made, all are asked for a while.
+// primary is, for as long as that one answers, and believes it. But a sentinel that
+// neither the servers nor the other sentinels reach answers with the primary that it knew
+// before, for as long as that lasts. So when a connection has turned out to lead to a
+// replica, or none could be made, all are asked for a while.
 type sentinels struct {
 	name  string
 	all   []*redis.Options

@@ -12,7 +12,7 @@ import (
 )
 
 // blinded are a primary, its replica and two sentinels, the first of which is kept from
-// the servers, so that it never learns of a failover.
+// the servers and from the other one, so that it never learns of a failover.
 type blinded struct {
 	tb               testing.TB
 	primary, replica *redistest.Server
@@ -32,7 +32,9 @@ func startBlinded(t *testing.T) *blinded {
 	for _, s := range []*redistest.Server{b.primary, b.replica} {
 		s.Do("acl", "setuser", "lens", "on", ">lens", "allcommands", "allkeys", "allchannels")
 	}
-	b.blind = redistest.StartSentinel(t, b.primary, "main", "sentinel auth-user main lens", "sentinel auth-pass main lens")
+	// The other one would tell it by PUBLISH, within two seconds of a failover.
+	b.blind = redistest.StartSentinel(t, b.primary, "main", "sentinel auth-user main lens", "sentinel auth-pass main lens",
+		"user default on nopass sanitize-payload ~* &* +@all -publish")
 	b.sees = redistest.StartSentinel(t, b.primary, "main", "sentinel auth-pass main "+secret)
 	b.door = redistest.StartProxy(t, "127.0.0.1:1") // nobody answers there yet
 	b.await("a sentinel that knows the replica", func() bool {
@@ -147,6 +149,9 @@ func TestBlindSentinel(t *testing.T) {
 			}
 			if err := lease.Release(ctx); err != nil {
 				t.Error(err)
+			}
+			if !b.names(b.primary) {
+				t.Error("the blind sentinel has been told of the failover")
 			}
 		})
 	}
