@@ -575,5 +575,5 @@ func TestRequestsOfAValue(t *testing.T) {
 	if err := b.Release(ctxBG, acquired(t, b, "lock", "after", time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	expect("acquire and release", "map[rename:3 rename-new:1 stat:2]")
+	expect("acquire and release", "map[rename:3 rename-new:1 stat:1]") // the answer of rename-new is the look
 }

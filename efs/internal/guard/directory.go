@@ -117,7 +117,7 @@ func (g Directory) raise(ctx context.Context, h *statedir.Hold) (Stand, error) {
 		if !h.Alive() {
 			return Stand{}, ranOut(h)
 		}
-		if a.new {
+		if a.new && !h.Unknown && h.Dir.Rested != (fsys.Info{}) {
 			return Stand{known: h.Dir.Rested}, nil
 		}
 		look := g.lookMoved
