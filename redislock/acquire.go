@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"time"
 
 	"github.com/hasplock/hasp/backend"
 )
@@ -58,7 +57,7 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (bac
 func (b *Backend) heldError(key string, reply []any) error {
 	value, _ := reply[0].(string)
 	ms, _ := reply[1].(int64)
-	left := time.Duration(ms) * time.Millisecond
+	left := span(ms)
 	held := &backend.HeldError{Record: backend.Record{
 		Key: key, State: backend.Held, Note: "it is free, and another waiter's turn",
 	}}
@@ -72,7 +71,7 @@ func (b *Backend) heldError(key string, reply []any) error {
 	// the lock or the turn runs out: a thousand waiters must not all come back at
 	// that moment. The others are woken when their turn comes.
 	if len(reply) > 2 && reply[2] == int64(1) {
-		held.RetryAfter = left + time.Millisecond
+		held.RetryAfter = span(ms + 1)
 	}
 	return held
 }

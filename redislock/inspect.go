@@ -40,7 +40,7 @@ func (b *Backend) inspected(key string, reply any, err error) (backend.Record, e
 	if err != nil {
 		return backend.Record{}, err
 	}
-	r := rec.report(key, time.Duration(ms)*time.Millisecond)
+	r := rec.report(key, span(ms))
 	if us, err := strconv.ParseInt(now, 10, 64); err == nil && rec.held {
 		r.HeldFor = max(0, time.Duration(us-rec.since)*time.Microsecond)
 	}

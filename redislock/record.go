@@ -30,7 +30,7 @@ func parseRecord(s string) (r record, err error) {
 		var ttl int64
 		r.held = true
 		ttl, err = strconv.ParseInt(f[2], 10, 64)
-		r.ttl = time.Duration(ttl) * time.Millisecond
+		r.ttl = span(ttl)
 		if err == nil {
 			r.since, err = strconv.ParseInt(f[5], 10, 64)
 		}

@@ -237,13 +237,17 @@ func wholeMillis(d time.Duration) int64 {
 
 func millis(d time.Duration) string { return strconv.FormatInt(wholeMillis(d), 10) }
 
-// ceilMillis is d in whole milliseconds, or d if that is more than there is.
-func ceilMillis(d time.Duration) time.Duration {
-	if ms := wholeMillis(d); ms <= int64(math.MaxInt64/time.Millisecond) {
-		return time.Duration(ms) * time.Millisecond
+// span is wholeMillis's opposite. The longest TTL there is, rounded up, is more than a
+// Duration holds, and stays the longest.
+func span(ms int64) time.Duration {
+	if ms > int64(math.MaxInt64/time.Millisecond) {
+		return math.MaxInt64
 	}
-	return d
+	return time.Duration(ms) * time.Millisecond
 }
+
+// ceilMillis is d in whole milliseconds, or the longest there is.
+func ceilMillis(d time.Duration) time.Duration { return span(wholeMillis(d)) }
 
 // bounded gives an operation that has no deadline one.
 func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {

@@ -158,14 +158,14 @@ func (n *notifier) tended(key string, ws []*waiter, reply any) {
 	}
 	if whose == "-" {
 		// Should the turn be let pass, somebody has to find out. Not all at once.
-		n.lookIn(k, time.Duration(ms+1)*time.Millisecond+rand.N(n.b.patience/4+1))
+		n.lookIn(k, span(ms+1+rand.N(n.b.patience/4+1).Milliseconds()))
 	}
 	if list[2] == int64(1) {
 		// The first in the queue is ours: look again when the lock or the turn runs
 		// out, to be served then.
 		d := n.headEvery(len(n.keys))
 		if ms >= 0 {
-			d = min(d, time.Duration(ms+1)*time.Millisecond)
+			d = min(d, span(ms+1))
 		}
 		n.lookIn(k, d)
 	}
