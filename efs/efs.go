@@ -85,6 +85,10 @@ type grantState struct {
 	freed uint64
 	// lost is why it holds nothing any more, if that is known.
 	lost error
+	// unguarded: its guard was lost, and it has the baton still. Release lets go of that,
+	// which comes when its holder has been told: whoever had the lock before would be in
+	// beside it.
+	unguarded bool
 }
 
 // holdOf returns what is known of g, or finds it out. It is nil, without an error, if g
@@ -236,8 +240,7 @@ func (b *Backend) Renew(ctx context.Context, g backend.Grant) (backend.Grant, er
 // guarded looks whether the guard of a holder still stands.
 func (p *place) guarded(ctx context.Context, st *grantState) (err error) {
 	if st.stand, err = p.b.guard.Check(ctx, &st.hold, st.stand); errors.Is(err, backend.ErrLost) {
-		st.lost = err
-		_, _ = st.hold.Free(false) // it guards nothing any more
+		st.lost, st.unguarded = err, true
 	}
 	return p.lostIfGone(err)
 }
@@ -261,6 +264,9 @@ func (b *Backend) Release(ctx context.Context, g backend.Grant) error {
 
 func (p *place) release(g backend.Grant) error {
 	p.dir.Tidy()
+	if st, ok := g.State.(*grantState); ok && st.unguarded {
+		return p.releaseUnguarded(st)
+	}
 	withdraw := g.Token == 0
 	st, cur, err := p.holdOf(g)
 	if err != nil {
@@ -306,6 +312,16 @@ func (p *place) release(g backend.Grant) error {
 	}
 	st.lost = lost
 	return lost
+}
+
+// releaseUnguarded lets go of a baton that guards nothing any more.
+func (p *place) releaseUnguarded(st *grantState) error {
+	st.hold.Dir = p.dir
+	if _, err := st.hold.Free(false); err != nil && !errors.Is(err, statedir.ErrGone) {
+		return err
+	}
+	st.unguarded = false
+	return st.lost
 }
 
 // releasedAs tells whether the baton is as g's release has left it.

@@ -153,6 +153,25 @@ func TestLegacyHolderBehindABaton(t *testing.T) {
 					if err := fresh.Break(ctxBG, crashKey, 12345); live && err == nil {
 						t.Error("break with nobody's token did something")
 					}
+					if name == "held" { // nobody moves anything at the path beside a live holder of the baton
+						var held *backend.HeldError
+						if err := fresh.Break(ctxBG, crashKey, 0); !errors.As(err, &held) || held.Record.Token != g.Token {
+							t.Errorf("break beside a live holder: %v", err)
+						}
+						if _, err := os.Lstat(path); err != nil {
+							t.Errorf("its file after that: %v", err)
+						}
+						if err := fresh.Break(ctxBG, crashKey, g.Token); err != nil {
+							t.Errorf("break of hasp's: %v", err)
+						}
+						_, err := os.Lstat(path)
+						if live && err != nil {
+							t.Errorf("the break of hasp's took its file away: %v", err)
+						}
+						if !live { // a stale one is cleared by whoever takes the lock
+							putLegacy(t, path, age)
+						}
+					}
 					if err := fresh.Break(ctxBG, crashKey, 0); err != nil {
 						t.Errorf("break: %v", err)
 					}
@@ -160,9 +179,8 @@ func TestLegacyHolderBehindABaton(t *testing.T) {
 						t.Errorf("its file is there: %v", err)
 					}
 					if g.Token != 0 {
-						// the baton's holder, whoever it was, is still to be broken by its token
-						if err := fresh.Break(ctxBG, crashKey, g.Token); err != nil {
-							t.Errorf("break of hasp's: %v", err)
+						if err := fresh.Break(ctxBG, crashKey, g.Token); !errors.Is(err, backend.ErrNotHeld) {
+							t.Errorf("break of hasp's, which is broken: %v", err)
 						}
 					}
 					if r, err := fresh.Inspect(ctxBG, crashKey); err != nil || r.State != backend.Free {

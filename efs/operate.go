@@ -41,7 +41,7 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 			return err
 		}
 		if token == 0 {
-			if err := b.guard.Break(p.dir); !errors.Is(err, backend.ErrNotHeld) {
+			if err := p.breakFile(ctx); !errors.Is(err, backend.ErrNotHeld) {
 				return err
 			}
 		}
@@ -77,6 +77,63 @@ func (b *Backend) Break(ctx context.Context, key string, token uint64) error {
 		}
 		return backend.Unavailable(fmt.Errorf("the holder's heartbeats in %s are faster than a break", p.dir.Path()))
 	})
+}
+
+// breakFile takes away the file of an EfsLock process, for an operator who takes the baton
+// for that, and so makes a state directory where there is none. A move without the baton
+// could be carried out when a hasp process has the lock, and take its guard away. The
+// error matches backend.ErrNotHeld if there is no such file.
+func (p *place) breakFile(ctx context.Context) error {
+	for range 16 {
+		r, ok, our, err := p.b.guard.Peer(p.dir, 0)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return backend.ErrNotHeld
+		case our:
+			return &backend.HeldError{Record: r}
+		}
+		cur, changed, err := p.dir.ReadNow()
+		switch {
+		case errors.Is(err, statedir.ErrGone):
+			if err := p.mayBeLock(); err != nil {
+				return err
+			}
+			if err := p.dir.Make(); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		case cur.State == statedir.Sealed && p.b.opts.LockFile == Directory:
+			now := time.Now()
+			cur.TTL = p.b.operatorTTL
+			return p.b.directory().OustSealed(&statedir.Hold{Dir: p.dir, Baton: cur, Since: now, Beat: now, Operator: true})
+		case cur.LastToken() == math.MaxUint64:
+			return backend.ErrTokensExhausted
+		}
+		// A hasp process that has the lock beside it finds that out at its next heartbeat.
+		if err := p.dir.Judge(cur, changed); err != nil {
+			return err
+		}
+		h, err := p.dir.TakeFrom(cur, p.b.operator("break"))
+		if err != nil {
+			return err
+		}
+		if h == nil {
+			continue
+		}
+		err = p.b.guard.Oust(h)
+		if err == nil {
+			return p.putDown(ctx, h)
+		}
+		if _, ferr := h.Free(false); ferr != nil {
+			return ferr
+		}
+		return err
+	}
+	return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than its lock file can be broken", p.dir.Path()))
 }
 
 // putDown takes away what stands at the path, and frees the lock that h has for that.

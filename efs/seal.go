@@ -52,8 +52,7 @@ func (b *Backend) Seal(ctx context.Context, key, to string) error {
 			if moved == nil {
 				return p.seal(ctx, to)
 			}
-			g := guard.Directory{Options: guard.Options{Timeout: b.opts.LegacyTimeout, Network: !b.local}}
-			if err := g.Stand(p.dir, cur); err != nil {
+			if err := b.directory().Stand(p.dir, cur); err != nil {
 				return err
 			}
 			if ok, err := p.dir.Reseal(cur, to); ok || err != nil {
@@ -62,6 +61,11 @@ func (b *Backend) Seal(ctx context.Context, key, to string) error {
 		}
 		return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be sealed", p.dir.Path()))
 	})
+}
+
+// directory is the guard of locks that can be sealed.
+func (b *Backend) directory() guard.Directory {
+	return guard.Directory{Options: guard.Options{Timeout: b.opts.LegacyTimeout, Network: !b.local}}
 }
 
 // seal takes the lock and seals it.

@@ -47,6 +47,7 @@ func runHasp(p *proc) {
 			}
 		} else if !p.hold(b, &g) {
 			p.in = false
+			p.withdraw(b, g) // as the engine does, once its holder has been told
 			continue
 		}
 		p.in = false
@@ -102,7 +103,7 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 			return g, false
 		case errors.Is(err, backend.ErrUnavailable):
 			if p.rng.IntN(2) == 0 || try > 20 {
-				p.withdraw(b, c.ID)
+				p.withdraw(b, backend.Grant{Key: simKey, ID: c.ID})
 				return g, false
 			}
 		case errors.As(err, &held):
@@ -134,11 +135,11 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 	return g, false
 }
 
-// withdraw undoes an Acquire of unknown outcome.
-func (p *proc) withdraw(b *Backend, id string) {
+// withdraw undoes an Acquire of unknown outcome, or lets go of what is left of a lost grant.
+func (p *proc) withdraw(b *Backend, g backend.Grant) {
 	for range 5 {
-		err := b.Release(ctxBG, backend.Grant{Key: simKey, ID: id})
-		p.w.note("%-8s withdraw %s: %v", p.name, id, err)
+		err := b.Release(ctxBG, g)
+		p.w.note("%-8s withdraw %s: %v", p.name, g.ID, err)
 		if err == nil || errors.Is(err, backend.ErrLost) {
 			return
 		}

@@ -11,25 +11,6 @@ import (
 	"github.com/hasplock/hasp/efs/internal/statedir"
 )
 
-// breakFile is Break for the guards that look. Nobody has the baton for it, so the file is
-// moved to a name that nobody else uses, and put back if it is another.
-func (o Options) breakFile(d *statedir.Dir) error {
-	s, err := o.look(d, fsys.Info{})
-	switch {
-	case err != nil:
-		return err
-	case s.kind != aFile:
-		return backend.ErrNotHeld
-	case s.hasp:
-		r, err := o.record(d, s)
-		if err != nil {
-			return err
-		}
-		return &backend.HeldError{Record: r}
-	}
-	return o.moveAside(d, s, d.Path()+".broken."+statedir.NewNonce())
-}
-
 // moveAside takes the file s away from the path, and nothing else: a request to remove a
 // fixed name could be repeated against its next owner, so the file is moved to a name of
 // its own, looked at, and then removed, or put back if it is another.

@@ -347,8 +347,23 @@ func (g Directory) Peer(d *statedir.Dir, token uint64) (backend.Record, bool, bo
 // Fits implements Guard.
 func (g Directory) Fits(d *statedir.Dir) error { return g.fits(d) }
 
-// Break implements Guard.
-func (g Directory) Break(d *statedir.Dir) error { return g.breakFile(d) }
+// Oust implements Guard.
+func (g Directory) Oust(h *statedir.Hold) error {
+	_, err := g.oust(h)
+	return err
+}
+
+// OustSealed takes the file of an EfsLock process away that has come in where a person has
+// removed a sealed lock's guard. Nobody holds such a lock, so h is no hold of a baton's. A
+// request of h's that is carried out late moves no guard, since its target is a file; and
+// who unseals the lock fences it off. The epoch's directory is there, or it is unsealed.
+func (g Directory) OustSealed(h *statedir.Hold) error {
+	s, err := g.oust(h)
+	if err != nil {
+		return err
+	}
+	return g.aside(h, s)
+}
 
 // Foreign lists what others have put into the guard that stands at the path.
 func Foreign(d *statedir.Dir) []string {

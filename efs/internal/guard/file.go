@@ -286,8 +286,11 @@ func (g File) Peer(d *statedir.Dir, token uint64) (backend.Record, bool, bool, e
 // Fits implements Guard.
 func (g File) Fits(d *statedir.Dir) error { return g.fits(d) }
 
-// Break implements Guard.
-func (g File) Break(d *statedir.Dir) error { return g.breakFile(d) }
+// Oust implements Guard.
+func (g File) Oust(h *statedir.Hold) error {
+	_, err := g.oust(h)
+	return err
+}
 
 // sweep removes what the holder of generation gen, who is stale, may have left when it was
 // cut short.

@@ -37,9 +37,10 @@ type Guard interface {
 	// Fits refuses, before anything is made for a lock, a path at which something else is:
 	// the error matches backend.ErrCorrupt.
 	Fits(d *statedir.Dir) error
-	// Break takes away the file of such a process. The error matches backend.ErrNotHeld if
-	// there is none, and backend.ErrHeld if it is a hasp process's.
-	Break(d *statedir.Dir) error
+	// Oust has h, an operator's, clear away the file of such a process when it puts its guard
+	// up, as if it were stale. The error matches backend.ErrNotHeld if there is none, and
+	// backend.ErrHeld if it is a hasp process's.
+	Oust(h *statedir.Hold) error
 }
 
 // A Stand is what a holder remembers of its guard. The zero value is good.
@@ -94,7 +95,7 @@ func (None) Fits(d *statedir.Dir) error {
 	return nil
 }
 
-func (None) Break(*statedir.Dir) error { return backend.ErrNotHeld }
+func (None) Oust(*statedir.Hold) error { return backend.ErrNotHeld }
 
 // peer is Peer for the guards that look.
 func (o Options) peer(d *statedir.Dir, token uint64) (r backend.Record, ok, our bool, err error) {
@@ -107,6 +108,25 @@ func (o Options) peer(d *statedir.Dir, token uint64) (r backend.Record, ok, our 
 	}
 	r, err = o.record(d, s)
 	return r, err == nil, s.hasp, err
+}
+
+// oust is Oust for the guards that look.
+func (o Options) oust(h *statedir.Hold) (seen, error) {
+	s, err := o.look(h.Dir, fsys.Info{})
+	switch {
+	case err != nil:
+		return s, err
+	case s.kind != aFile:
+		return s, backend.ErrNotHeld
+	case s.hasp:
+		r, err := o.record(h.Dir, s)
+		if err != nil {
+			return s, err
+		}
+		return s, &backend.HeldError{Record: r}
+	}
+	h.Ousted = s.signature()
+	return s, nil
 }
 
 // ranOut is for one who has found out that its lease is over in the middle of putting up

@@ -220,6 +220,9 @@ func (o Options) judge(h *statedir.Hold, s seen) error {
 	if s.hasp && (s.gen == h.Old.Gen || s.gen == h.Old.Last || s.claim == h.Baton.Claim) {
 		return nil // a dead holder's, whose baton h has replaced, or an earlier try's
 	}
+	if h.Ousted != "" && s.signature() == h.Ousted {
+		return nil
+	}
 	r, err := o.record(h.Dir, s)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package statedir
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/hasplock/hasp/backend"
 	"github.com/hasplock/hasp/efs/internal/fsys"
@@ -34,6 +35,8 @@ func (d *Dir) Make() error {
 // maxBoots is how many processes may be making the same state directory at once.
 const maxBoots = 1000
 
+// bootPath is where the slot's process makes it. These names are used again. What it makes
+// is in there, by a name that is not.
 func (d *Dir) bootPath(slot int) string { return fmt.Sprintf("%s.boot%d", d.path, slot) }
 
 func (d *Dir) boot() error {
@@ -55,29 +58,55 @@ func (d *Dir) boot() error {
 			return err
 		}
 	}
+	made := path + "/" + NewNonce()
 	gen, err := backend.NextToken(0, 0, now)
 	if err == nil {
-		err = d.fs.Create(path+"/"+Baton{Gen: gen, State: Dirty}.Name(), nil, d.mode&0o666)
+		err = d.fs.MakeDir(made, d.mode)
 	}
-	if err != nil {
-		_ = d.removeBoot(path)
-		return err
+	if err == nil {
+		err = d.fs.Create(made+"/"+Baton{Gen: gen, State: Dirty}.Name(), nil, d.mode&0o666)
 	}
-	err = d.fs.Rename(path, d.path)
-	if err != nil && fsys.Definite(err) {
-		// Else it may be carried out yet, and must not bring a directory without a baton.
-		_ = d.removeBoot(path)
+	if err == nil {
+		if err = d.fs.Rename(made, d.path); err == nil {
+			_ = d.fs.RemoveDir(path)
+			return nil
+		}
+		if !fsys.Definite(err) { // it may be carried out yet
+			return err
+		}
 	}
+	_ = d.removeBoot(path)
 	return err
 }
 
+const junkPrefix = "junk."
+
+// removeBoot removes a slot's directory. What is being made in it gets another name first:
+// its maker may be about to rename it, or may have, and must not bring a state directory
+// without a baton to where a person has removed the one that was there.
 func (d *Dir) removeBoot(path string) error {
 	names, _, err := d.fs.List(path)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		_ = d.fs.Remove(path + "/" + n)
+		junk := path + "/" + n
+		if !strings.HasPrefix(n, junkPrefix) {
+			junk = path + "/" + junkPrefix + NewNonce()
+			if err := d.fs.Rename(path+"/"+n, junk); err != nil {
+				if _, serr := d.fs.Stat(junk, true); serr != nil {
+					return err
+				}
+			}
+		}
+		in, _, err := d.fs.List(junk)
+		if err != nil {
+			return err
+		}
+		for _, n := range in {
+			_ = d.fs.Remove(junk + "/" + n)
+		}
+		_ = d.fs.RemoveDir(junk)
 	}
 	return d.fs.RemoveDir(path)
 }

@@ -39,6 +39,8 @@ type Hold struct {
 	Unknown bool
 	// Operator: it was taken to clear away what is there, whosever it is.
 	Operator bool
+	// Ousted is the signature of the lock file that it was taken to clear away, live or not.
+	Ousted string
 
 	now *Baton // rarely asked for, and large; a process may hold a great many
 
