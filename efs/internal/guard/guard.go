@@ -72,8 +72,20 @@ func (None) Peer(*statedir.Dir, uint64) (backend.Record, bool, bool, error) {
 }
 
 // Fits: nothing of the lock's is ever at the path, which may be a directory that other
-// locks are in. But a lock named like a file of somebody's is a mistake.
-func (None) Fits(d *statedir.Dir) error {
+// locks are in. But a lock named like a file of somebody's is a mistake. What a client
+// remembers may be gone: it is made to ask before that is said.
+func (n None) Fits(d *statedir.Dir) error {
+	err := n.fits(d)
+	if !errors.Is(err, backend.ErrCorrupt) || d.Local {
+		return err
+	}
+	if _, err := d.FS().Stat(d.Above(), true); err != nil {
+		return fmt.Errorf("look at %s: %w", d.LockPath(), err)
+	}
+	return n.fits(d)
+}
+
+func (None) fits(d *statedir.Dir) error {
 	i, err := d.FS().Stat(d.LockPath(), false)
 	if err == nil && i.Mode&fs.ModeSymlink != 0 {
 		if i, err = d.FS().Stat(d.LockPath()+"/.", false); err != nil {

@@ -169,11 +169,12 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 			h := &Hold{Dir: d, Baton: cur, Old: replaced(cur), Since: time.Now().Add(-cur.HeldFor), Unknown: true}
 			// What the first attempt has done to the guard, or is about to do, is not known.
 			ok, err := h.Next(func(b *Baton) { b.TTL, b.Unsettled = c.TTL, true })
-			if ok {
+			switch {
+			case ok:
 				h.sweepValues()
-			}
-			if ok || err != nil {
-				return h, err
+				return h, nil
+			case err != nil: // whatever it is, c has the baton
+				return nil, backend.Unavailable(fmt.Errorf("the lock in %s is this claim's by an earlier attempt: %w", d.path, err))
 			}
 			continue
 		}

@@ -76,6 +76,12 @@ func decodeValue(name string, content []byte) (v backend.Value, ok bool) {
 func (d *Dir) loadValue(name string) (v backend.Value, missing bool, err error) {
 	path := d.values() + "/" + name
 	content, i, err := d.fs.Read(path, maxValueFile)
+	if fsys.IsGone(err) && !d.Local {
+		// A client may remember it as missing, from a time when a person had moved it away.
+		if _, err = d.fs.Stat(d.values()+"/.", true); err == nil {
+			content, i, err = d.fs.Read(path, maxValueFile)
+		}
+	}
 	switch {
 	case fsys.IsGone(err):
 		return v, true, nil
