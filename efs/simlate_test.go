@@ -1,0 +1,223 @@
+//go:build unix
+
+package efs
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hasplock/hasp/backend"
+	"github.com/hasplock/hasp/efs/internal/guard"
+	"github.com/hasplock/hasp/efs/internal/simfs"
+	"github.com/hasplock/hasp/efs/internal/statedir"
+)
+
+// Faults that histories have found and that other histories of the same seeds would not show.
+
+// onNetwork runs f in a network file system with two hosts, on which what is remembered is looked up
+// anew now and then: so several times.
+func onNetwork(t *testing.T, lockFile LockFile, f func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(20) {
+			w := newWorld(seed, nil)
+			w.ttl, w.timeout, w.lockFile, w.tick = time.Second, 2*time.Second, lockFile, 1
+			f(t, w)
+			if w.failed() != "" {
+				t.Error(w.failed())
+			}
+		}
+	})
+}
+
+// heldBack keeps the requests that it is told to, which have no answer, until they are carried out.
+type heldBack struct {
+	keep func(*simfs.Request) bool
+	kept []*simfs.Request
+}
+
+func (l *heldBack) before(r *simfs.Request) error {
+	if !l.keep(r) {
+		return nil
+	}
+	if err := r.Resolve(); err != nil {
+		return err
+	}
+	l.kept = append(l.kept, r)
+	return syscall.ETIMEDOUT
+}
+
+// carryOut returns how many there were.
+func (l *heldBack) carryOut() int {
+	for _, r := range l.kept {
+		_ = r.Apply()
+	}
+	return len(l.kept)
+}
+
+// A break of an EfsLock file that is carried out late takes nobody's guard away.
+func TestStagedLateBreak(t *testing.T) {
+	for _, seal := range []bool{false, true} {
+		onNetwork(t, Directory, func(t *testing.T, w *world) {
+			l := &heldBack{keep: func(r *simfs.Request) bool { return r.Op == "rename" && r.Path == lockPath }}
+			operator, other := w.open(w.hosts[0], 0, l.before), w.open(w.hosts[1], 0, undisturbed)
+			if seal {
+				if err := other.Seal(ctxBG, simKey, "elsewhere"); err != nil {
+					t.Fatal(err)
+				}
+				w.server.RemoveAll(lockPath)
+			}
+			w.server.Put(lockPath, "9000000000.5\n1\nother\nLinux\n", 0o666, 0, nil)
+			if err := operator.Break(ctxBG, simKey, 0); !errors.Is(err, backend.ErrUnavailable) {
+				t.Fatalf("a break without an answer: %v", err)
+			}
+			w.server.RemoveAll(lockPath) // its process has released it
+			if seal {
+				if err := other.Seal(ctxBG, simKey, "elsewhere"); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				for i := range 10 {
+					_, err := other.Acquire(ctxBG, simKey, testClaim("first", w.ttl))
+					if err == nil {
+						break
+					}
+					if i == 9 {
+						t.Fatal(err)
+					}
+					time.Sleep(w.ttl)
+				}
+			}
+			if l.carryOut() == 0 || w.server.At(lockPath+"/"+guard.Entry) == nil {
+				t.Errorf("%d late requests, sealed %v: no guard stands", len(l.kept), seal)
+			}
+		})
+	}
+}
+
+// Who finds in a heartbeat that its guard is gone keeps the lock from others until its release,
+// which comes when it has been told.
+func TestStagedLossIsToldFirst(t *testing.T) {
+	for _, lockFile := range []LockFile{Directory, File} {
+		onNetwork(t, lockFile, func(t *testing.T, w *world) {
+			holder, other := w.open(w.hosts[0], 0, undisturbed), w.open(w.hosts[1], 0, undisturbed)
+			g, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.server.RemoveAll(lockPath)
+			w.server.Put(lockPath, database, 0o666, 1, nil)
+			for range 2 {
+				if _, err = holder.Renew(ctxBG, g); !errors.Is(err, backend.ErrLost) {
+					t.Errorf("renew: %v", err)
+				}
+			}
+			if _, err = holder.SetValue(ctxBG, g, backend.Value{Token: g.Token, Seq: 1}); !errors.Is(err, backend.ErrLost) {
+				t.Errorf("set a value: %v", err)
+			}
+			w.server.RemoveAll(lockPath)
+			if _, err := other.Acquire(ctxBG, simKey, testClaim("other", w.ttl)); !errors.Is(err, backend.ErrHeld) {
+				t.Errorf("before the release: %v", err)
+			}
+			for range 2 {
+				if err := holder.Release(ctxBG, g); !errors.Is(err, backend.ErrLost) {
+					t.Errorf("release: %v", err)
+				}
+			}
+			if _, err := other.Acquire(ctxBG, simKey, testClaim("other", w.ttl)); err != nil {
+				t.Errorf("after the release: %v", err)
+			}
+		})
+	}
+}
+
+// A state directory that is made too late, when others have swept what was being made and a
+// person has removed the one that they had, comes with a baton or not at all.
+func TestStagedStateDirectoryArrivesLate(t *testing.T) {
+	onNetwork(t, NoLockFile, func(t *testing.T, w *world) {
+		l := &heldBack{keep: func(r *simfs.Request) bool { return r.Op == "rename" && r.To == stateDir }}
+		first := w.open(w.hosts[0], 0, l.before)
+		if _, err := first.Acquire(ctxBG, simKey, testClaim("first", w.ttl)); !errors.Is(err, backend.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		swept := false
+		second := w.open(w.hosts[1], 0, func(r *simfs.Request) error {
+			if r.Op == "rmdir" && strings.Contains(r.Path, ".boot0") && !swept { // what was in it is gone
+				swept = true
+				w.server.RemoveAll(stateDir)
+				l.carryOut()
+			}
+			return nil
+		})
+		_, err := second.Acquire(ctxBG, simKey, testClaim("second", w.ttl))
+		if n := w.server.At(stateDir); len(l.kept) == 0 || !swept || n != nil && len(n.Names()) == 0 {
+			t.Errorf("%d late, swept %v, then %v: the state directory is empty", len(l.kept), swept, err)
+		}
+	})
+}
+
+// A claim that has the baton, by an attempt of which it does not know that, is not told that
+// it has not got the lock, when a second heartbeat in the same call is refused.
+func TestStagedRefusedAsItsOwnHolder(t *testing.T) {
+	onNetwork(t, NoLockFile, func(t *testing.T, w *world) {
+		taken := 0
+		b := w.open(w.hosts[0], 0, func(r *simfs.Request) error {
+			if r.Op != "rename" || !strings.Contains(r.To, ".held.") {
+				return nil
+			}
+			if taken++; taken > 1 {
+				return syscall.EACCES
+			}
+			if err := errors.Join(r.Resolve(), r.Apply()); err != nil {
+				return err
+			}
+			// it is carried out, a waiter's name is put in, and the answer is that of a repetition
+			dir := w.server.At(stateDir)
+			held, _ := statedir.Parse(dir.Names()[0])
+			waits := held.With(func(b *statedir.Baton) { b.Waiters = []statedir.Waiter{{ID: "w", Since: 1}} })
+			w.server.RemoveAll(stateDir + "/" + held.Name())
+			w.server.Put(stateDir+"/"+waits.Name(), "", 0o666, 0, nil)
+			return fs.ErrNotExist
+		})
+		_, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl))
+		if taken != 2 || !errors.Is(err, backend.ErrUnavailable) {
+			t.Errorf("after %d moves of the baton: %v", taken, err)
+		}
+	})
+}
+
+// Nothing is called wrong from a client's memory of what a person has put right since.
+func TestStagedPutRight(t *testing.T) {
+	onNetwork(t, NoLockFile, func(t *testing.T, w *world) {
+		first, second := w.open(w.hosts[0], 0, undisturbed), w.open(w.hosts[1], 0, undisturbed)
+		w.server.Put(lockPath, "nowhere", fs.ModeSymlink|0o777, 1, nil)
+		if _, err := second.Acquire(ctxBG, simKey, testClaim("second", w.ttl)); !errors.Is(err, backend.ErrCorrupt) {
+			t.Fatalf("with a link at the path: %v", err)
+		}
+		w.server.RemoveAll(lockPath)
+		g, err := second.Acquire(ctxBG, simKey, testClaim("second", w.ttl))
+		if err != nil {
+			t.Fatalf("without the link: %v", err)
+		}
+		if g, err = second.SetValue(ctxBG, g, backend.Value{Token: g.Token, Seq: 1, Data: []byte("data")}); err != nil {
+			t.Fatal(err)
+		}
+		name := valuesDir + "/" + w.server.At(valuesDir).Names()[0]
+		content, _, err := (&simfs.Client{Host: w.hosts[1], Do: func(r *simfs.Request) error { return errors.Join(r.Resolve(), r.Apply()) }}).Read(name, 1<<16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.server.RemoveAll(name)
+		if _, err := first.Value(ctxBG, simKey); !errors.Is(err, backend.ErrCorrupt) {
+			t.Fatalf("without the value's file: %v", err)
+		}
+		w.server.Put(name, string(content), 0o666, 0, nil)
+		if v, err := first.Value(ctxBG, simKey); err != nil || string(v.Data) != "data" {
+			t.Errorf("with the value's file: %q, %v", v.Data, err)
+		}
+	})
+}
