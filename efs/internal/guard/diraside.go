@@ -153,7 +153,6 @@ func (g Directory) guardAside(h *statedir.Hold, path string, why error) error {
 	}
 	err = f.Rename(path, restGuard(h.Dir, h.Baton.Epoch))
 	if fsys.IsFull(err) { // there is another
-		g.raze(h, h.Dir.Rest(h.Baton.Epoch)+"/making")
 		g.scrap(h, h.Dir.Rest(h.Baton.Epoch), path)
 		err = nil
 	}

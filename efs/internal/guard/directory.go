@@ -242,24 +242,26 @@ func (g Directory) build(h *statedir.Hold, epoch uint64) error {
 	if err != nil {
 		return err
 	}
-	f, half := h.Dir.FS(), halfGuard(h.Dir, epoch)
-	if err := f.MakeDir(half, mode); err != nil && !fsys.IsTaken(err) {
-		return fmt.Errorf("make a guard: %w", err)
+	// One without its entry would not be known, and could be removed: so it is made under
+	// another name, and each under its own, which no late request has.
+	f, half := h.Dir.FS(), h.Dir.Rest(epoch)+"/"+makingPrefix+statedir.NewNonce()
+	if err = f.MakeDir(half, mode); err == nil {
+		err = f.Create(half+"/"+Entry, nil, mode&0o666)
 	}
-	if err := f.Create(half+"/"+Entry, nil, mode&0o666); err != nil && !fsys.IsTaken(err) {
+	if err != nil {
+		g.raze(h, half)
 		return fmt.Errorf("make a guard: %w", err)
 	}
 	if err := f.Rename(half, restGuard(h.Dir, epoch)); err != nil {
+		if fsys.IsFull(err) { // there is one
+			g.scrap(h, h.Dir.Rest(epoch), half)
+		}
 		if _, serr := f.Stat(restGuard(h.Dir, epoch)+"/"+Entry, true); serr != nil {
 			return fmt.Errorf("make a guard: %w", err)
 		}
 	}
 	return nil
 }
-
-// halfGuard is where a guard is made: one without its entry would not be known, and could
-// be removed.
-func halfGuard(d *statedir.Dir, epoch uint64) string { return d.Rest(epoch) + "/making" }
 
 // Down implements Guard.
 func (g Directory) Down(h *statedir.Hold, s Stand) (clean bool, err error) {

@@ -163,7 +163,7 @@ func (g Directory) fence(ctx context.Context, h *statedir.Hold) error {
 	}
 	names, _, _ := f.List(rest)
 	names = slices.DeleteFunc(names, func(n string) bool {
-		return n == "guard" || n == "making" || strings.HasPrefix(n, asidePrefix) || strings.HasPrefix(n, roomPrefix)
+		return n == "guard" || strings.HasPrefix(n, makingPrefix) || strings.HasPrefix(n, asidePrefix) || strings.HasPrefix(n, roomPrefix)
 	})
 	if len(names) > 0 {
 		h.Unknown = true
@@ -200,27 +200,41 @@ func (g Directory) sweep(h *statedir.Hold) error {
 	return nil
 }
 
+const (
+	makingPrefix = "making." // a guard that is being made
+	junkPrefix   = "junk."   // one that is being removed
+)
+
 // demolish removes the guards that rest in a directory.
 func (g Directory) demolish(h *statedir.Hold, rest string) {
 	if g.Network { // the client may remember that there is nothing
 		_, _ = h.Dir.FS().Stat(rest, true)
 	}
-	g.raze(h, rest+"/making")
-	g.scrap(h, rest, rest+"/guard")
+	names, _, _ := h.Dir.FS().List(rest)
+	for _, n := range names {
+		switch {
+		case strings.HasPrefix(n, junkPrefix):
+			g.raze(h, rest+"/"+n)
+		case n == "guard" || strings.HasPrefix(n, makingPrefix):
+			g.scrap(h, rest, rest+"/"+n)
+		}
+	}
 }
 
-// scrap removes a guard. It has the name of one that is being made before its entry is
-// removed: a guard without an entry must never be moved to the lock's path.
+// scrap removes a guard. Before its entry is removed it has a name that nobody else
+// knows: a guard without an entry must never be moved to the lock's path, and who makes one
+// may be about to move it to its rest.
 func (g Directory) scrap(h *statedir.Hold, rest, dir string) {
-	switch err := h.Dir.FS().Rename(dir, rest+"/making"); {
+	junk := rest + "/" + junkPrefix + statedir.NewNonce()
+	switch err := h.Dir.FS().Rename(dir, junk); {
 	case err == nil:
-		g.raze(h, rest+"/making")
+		g.raze(h, junk)
 	case fsys.IsCross(err): // from an image's lower layer: it is never moved to the path either
 		g.raze(h, dir)
 	}
 }
 
-// raze removes a guard that is being made.
+// raze removes a guard that nobody moves any more.
 func (g Directory) raze(h *statedir.Hold, dir string) {
 	f := h.Dir.FS()
 	if err := f.RemoveDir(dir); err == nil || fsys.IsGone(err) {
