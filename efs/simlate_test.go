@@ -176,11 +176,7 @@ func TestStagedRefusedAsItsOwnHolder(t *testing.T) {
 				return err
 			}
 			// it is carried out, a waiter's name is put in, and the answer is that of a repetition
-			dir := w.server.At(stateDir)
-			held, _ := statedir.Parse(dir.Names()[0])
-			waits := held.With(func(b *statedir.Baton) { b.Waiters = []statedir.Waiter{{ID: "w", Since: 1}} })
-			w.server.RemoveAll(stateDir + "/" + held.Name())
-			w.server.Put(stateDir+"/"+waits.Name(), "", 0o666, 0, nil)
+			putWaiter(w)
 			return fs.ErrNotExist
 		})
 		_, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl))
@@ -218,6 +214,89 @@ func TestStagedPutRight(t *testing.T) {
 		w.server.Put(name, string(content), 0o666, 0, nil)
 		if v, err := first.Value(ctxBG, simKey); err != nil || string(v.Data) != "data" {
 			t.Errorf("with the value's file: %q, %v", v.Data, err)
+		}
+	})
+}
+
+// A value that was published, by an attempt that was told otherwise, is not removed when a
+// second heartbeat in the same call is refused.
+func TestStagedPublishedAndRefused(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		moved, full := 0, true
+		b := w.open(w.hosts[0], 0, func(r *simfs.Request) error {
+			if r.Op != "rename" || !strings.Contains(r.To, ".held.") || !strings.Contains(r.To, ".v") {
+				return nil
+			}
+			if moved++; moved > 1 && full {
+				return syscall.EDQUOT
+			} else if moved > 1 {
+				return nil
+			}
+			if err := errors.Join(r.Resolve(), r.Apply()); err != nil {
+				return err
+			}
+			putWaiter(w)
+			return fs.ErrNotExist
+		})
+		g, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := backend.Value{Token: g.Token, Seq: 1, Data: []byte("data")}
+		if _, err := b.SetValue(ctxBG, g, v); !errors.Is(err, backend.ErrUnavailable) || moved != 2 {
+			t.Errorf("after %d moves of the baton: %v", moved, err)
+		}
+		other := w.open(w.hosts[1], 0, undisturbed)
+		if v, err := other.Value(ctxBG, simKey); err != nil || string(v.Data) != "data" {
+			t.Errorf("the value: %q, %v", v.Data, err)
+		}
+		full = false
+		if _, err := b.SetValue(ctxBG, g, v); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
+
+// putWaiter puts a waiter's name into the baton, as another process does.
+func putWaiter(w *world) {
+	for _, n := range w.server.At(stateDir).Names() {
+		if held, ok := statedir.Parse(n); ok {
+			waits := held.With(func(b *statedir.Baton) { b.Waiters = []statedir.Waiter{{ID: "w", Since: 1}} })
+			w.server.RemoveAll(stateDir + "/" + n)
+			w.server.Put(stateDir+"/"+waits.Name(), "", 0o666, 0, nil)
+		}
+	}
+}
+
+// A dead holder's late move down has met an EfsLock process's file, since a person had removed
+// the guard. It is not put up in place of the file of the next EfsLock process.
+func TestStagedFileAtRest(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		l := &heldBack{keep: func(r *simfs.Request) bool { return r.Op == "rename" && r.Path == lockPath }}
+		holder := w.open(w.hosts[0], 0, l.before)
+		g, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = holder.Release(ctxBG, g)
+		file := func() {
+			w.server.RemoveAll(lockPath)
+			w.server.WriteOld(lockPath, "9000000000.5\n1\nother\nLinux\n", w.now())
+		}
+		file()
+		l.carryOut()
+		if w.server.At(lockPath) != nil {
+			t.Fatalf("%d requests were late", len(l.kept))
+		}
+		file()
+		n := w.server.At(lockPath)
+		time.Sleep(2 * w.ttl)
+		other := w.open(w.hosts[1], 0, undisturbed)
+		if _, err := other.Acquire(ctxBG, simKey, testClaim("other", w.ttl)); !errors.Is(err, backend.ErrHeld) {
+			t.Errorf("acquire: %v", err)
+		}
+		if w.server.At(lockPath) != n {
+			t.Errorf("its file is at %q", w.server.Paths(n))
 		}
 	})
 }

@@ -13,7 +13,9 @@ import (
 // left is removed by the next that finds its name taken, so there are few names.
 
 const (
-	maxTrials = 8
+	// maxTrials is how many processes may be at it at once, those counted that were killed
+	// at it within trialAge: a job array begins everywhere at the same moment.
+	maxTrials = 64
 	// trialAge is after how long one is left over: a trial takes 5 s at most.
 	trialAge = time.Minute
 )
@@ -31,7 +33,7 @@ func (d *Dir) makeTrial() (dir string, err error) {
 			if err = d.fs.MakeDir(dir, d.mode); err == nil {
 				if slot > 0 {
 					if i, err := d.fs.Stat(dir, true); err == nil {
-						d.sweepTrials(dir, i.Mtime)
+						d.sweepTrials(slot, i.Mtime)
 					}
 				}
 				return dir, nil
@@ -44,17 +46,16 @@ func (d *Dir) makeTrial() (dir string, err error) {
 		if cerr != nil {
 			return "", cerr
 		}
-		d.sweepTrials("", now)
+		d.sweepTrials(maxTrials, now)
 	}
 	return "", err
 }
 
-// sweepTrials removes the directories other than own that are left over at the server's
-// time now.
-func (d *Dir) sweepTrials(own string, now time.Time) {
-	for slot := range maxTrials {
+// sweepTrials removes those of the first slots that are left over at the server's time now.
+func (d *Dir) sweepTrials(slots int, now time.Time) {
+	for slot := range slots {
 		dir := d.trialPath(slot)
-		if i, err := d.fs.Stat(dir, true); dir != own && err == nil && i.Mode.IsDir() && now.Sub(i.Mtime) > trialAge {
+		if i, err := d.fs.Stat(dir, true); err == nil && i.Mode.IsDir() && now.Sub(i.Mtime) > trialAge {
 			d.removeTrial(dir)
 		}
 	}

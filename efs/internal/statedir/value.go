@@ -218,6 +218,10 @@ func (h *Hold) setValue(v backend.Value) (ok bool, err error) {
 	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, ErrGone):
 		h.unsure = append(h.unsure, name) // it may be published yet
 		return false, err
+	case err != nil && h.Baton.Value == name:
+		// It is published, by an attempt that was told otherwise, and what was refused is a
+		// second one, after a waiter had renamed the baton.
+		return false, backend.Unavailable(fmt.Errorf("the value is set, and then: %w", err))
 	case err != nil:
 		d.Discard(path)
 		return false, err
