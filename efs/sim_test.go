@@ -753,6 +753,9 @@ func (w *world) aftermath() {
 	if w.coarse {
 		limit += 10 * w.tick
 	}
+	if w.tick >= time.Millisecond { // a time that is whole by chance makes steps of 2 s of these
+		limit += 2 * time.Second
+	}
 	if w.removals { // a guard whose state was removed has to be seen to stand
 		limit += w.ttl
 	}

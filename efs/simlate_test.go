@@ -300,3 +300,29 @@ func TestStagedFileAtRest(t *testing.T) {
 		}
 	})
 }
+
+// With lockfile=file, a person's file that was moved aside by mistake stays aside if something
+// else is at the path by then.
+func TestStagedNotPutBackOver(t *testing.T) {
+	onNetwork(t, File, func(t *testing.T, w *world) {
+		w.off = 0
+		oldLockFile(w)
+		var n *simfs.Node
+		b := w.open(w.hosts[0], 0, func(r *simfs.Request) error {
+			switch {
+			case r.Op == "rename" && r.Path == lockPath && n == nil:
+				w.server.RemoveAll(lockPath)
+				n = w.server.Put(lockPath, database, 0o644, 1, nil)
+			case r.Op == "link" && r.To == lockPath && n != nil:
+				w.server.Put(lockPath, database, 0o644, 1, nil)
+			}
+			return nil
+		})
+		if _, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl)); !errors.Is(err, backend.ErrCorrupt) {
+			t.Errorf("acquire: %v", err)
+		}
+		if n == nil || len(w.server.Paths(n)) != 1 {
+			t.Errorf("it is at %q", w.server.Paths(n))
+		}
+	})
+}

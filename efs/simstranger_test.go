@@ -39,8 +39,8 @@ const database = "SQLite format 3\x00 rows and rows"
 
 // gone is told of each node of the thing's that a request of c's has removed or replaced.
 func (th *thing) gone(w *world, n *simfs.Node, c *simfs.Client, how, path string) {
-	if !n.Gone() {
-		return // it has another name
+	if !n.Gone() || th.over { // it has another name, or a person has put something in its place
+		return
 	}
 	by := madeBy(c.Who)
 	// A guard takes the place of an empty directory where no rename spares it: PROTOCOL.md has it.

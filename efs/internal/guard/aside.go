@@ -22,7 +22,7 @@ func (o Options) moveAside(d *statedir.Dir, s seen, aside string) error {
 	}
 	switch {
 	case errors.Is(err, backend.ErrCorrupt), errors.Is(err, errChanged):
-		return o.putBack(d, aside)
+		return o.putBack(d, aside, false)
 	case fsys.IsMissing(err):
 		if rerr != nil && !fsys.IsGone(rerr) {
 			return fmt.Errorf("remove lock file %s: %w", d.LockPath(), rerr)
@@ -32,7 +32,7 @@ func (o Options) moveAside(d *statedir.Dir, s seen, aside string) error {
 		d.Later(func() bool { return o.settleFile(d, aside) })
 		return err
 	case !s.same(moved):
-		return o.putBack(d, aside)
+		return o.putBack(d, aside, true)
 	}
 	d.Discard(aside)
 	return nil
@@ -46,23 +46,30 @@ func (o Options) settleFile(d *statedir.Dir, aside string) (done bool) {
 	case fsys.IsMissing(err):
 		return true
 	case errors.Is(err, backend.ErrCorrupt), errors.Is(err, errChanged):
-		return o.putBack(d, aside) == nil
+		return o.putBack(d, aside, false) == nil
 	case err != nil:
 		return false
 	}
 	if !s.hasp {
 		if r, err := o.record(d, s); err != nil || r.State == backend.Held {
-			return err == nil && o.putBack(d, aside) == nil
+			return err == nil && o.putBack(d, aside, true) == nil
 		}
 	}
 	d.Discard(aside)
 	return true
 }
 
-// putBack returns what was moved by mistake. If there is another by now, its owner has
-// lost it to a process that saw none.
-func (o Options) putBack(d *statedir.Dir, aside string) error {
+// putBack returns what was moved by mistake. If there is another by now, the owner of a
+// lock file has lost it to a process that saw none. What is no lock file stays where it is.
+func (o Options) putBack(d *statedir.Dir, aside string, lockFile bool) error {
 	err := d.FS().Link(aside, d.LockPath())
+	if fsys.IsTaken(err) && !lockFile {
+		if i, serr := d.FS().Stat(aside, true); serr == nil && i.Nlink < 2 {
+			return statedir.Corrupt("%s was moved there from %s by mistake, and now something else is there: move it away", aside, d.LockPath())
+		} else if serr != nil && !fsys.IsMissing(serr) {
+			return fmt.Errorf("put %s back from %s: %w", d.LockPath(), aside, serr)
+		}
+	}
 	if err != nil && !fsys.IsTaken(err) {
 		i, serr := d.FS().Stat(aside, true)
 		if fsys.IsMissing(serr) {
