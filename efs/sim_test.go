@@ -776,7 +776,12 @@ func (w *world) aftermath() {
 		case strings.HasPrefix(name, ".values/"):
 			values = append(values, name[len(".values/"):])
 		case strings.HasSuffix(name, "/guard"):
-			guards++
+			// One that a holder of a removed state has made in the new one goes when tokens have
+			// passed its own, which the server's clock may have made a great one.
+			epoch, _ := statedir.ParseRest(strings.TrimSuffix(name, "/guard"))
+			if _, now := w.baton(); !w.removals || epoch <= now.LastToken() {
+				guards++
+			}
 		default:
 			if _, ok := statedir.ParseRest(name); !ok && path != stateDir && !strings.HasSuffix(name, "/guard/"+guard.Entry) {
 				rest = append(rest, path)

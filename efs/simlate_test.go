@@ -326,3 +326,46 @@ func TestStagedNotPutBackOver(t *testing.T) {
 		}
 	})
 }
+
+// A guard of a removed state that one has looked at too late, when another has taken the lock
+// and made the guard its own, has not been seen to stand: the state may be removed again.
+func TestStagedStoodForAnother(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		holder := w.open(w.hosts[0], 0, undisturbed)
+		if _, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl)); err != nil {
+			t.Fatal(err)
+		}
+		w.server.RemoveAll(stateDir) // its holder dies, too
+		other := w.open(w.hosts[1], 0, undisturbed)
+		var slow *Backend
+		done, looks := false, 0
+		slow = w.open(w.hosts[2], 0, func(r *simfs.Request) error {
+			// the first look at the guard at the path by one that has the baton comes after
+			// another has waited for its TTL and taken over
+			if r.Op == "stat fresh" && r.Path == lockPath && !done {
+				if looks++; looks == 1 {
+					done = true
+					for i := 0; ; i++ {
+						if _, err := other.Acquire(ctxBG, simKey, testClaim("other", w.ttl)); err == nil {
+							break
+						}
+						if i == 100 {
+							t.Fatal("the other one has not got the lock")
+						}
+						time.Sleep(w.ttl / 20)
+					}
+				}
+			}
+			return nil
+		})
+		if _, err := slow.Acquire(ctxBG, simKey, testClaim("slow", w.ttl)); err == nil || !done {
+			t.Fatalf("too late: %v, %v", done, err)
+		}
+		time.Sleep(w.ttl / 2)
+		w.server.RemoveAll(stateDir) // again; the other one would find out at its next heartbeat
+		time.Sleep(w.ttl * 6 / 10)
+		if _, err := slow.Acquire(ctxBG, simKey, testClaim("again", w.ttl)); !errors.Is(err, backend.ErrHeld) {
+			t.Errorf("in the new state: %v", err)
+		}
+	})
+}

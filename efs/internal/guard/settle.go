@@ -35,6 +35,9 @@ func (g Directory) settle(ctx context.Context, h *statedir.Hold) (Stand, error) 
 		if s.Info, err = h.Dir.FS().Stat(h.Dir.LockPath(), true); err != nil {
 			return Stand{}, err
 		}
+		if !h.Alive() { // what was seen may be the guard of who has taken over, and has made it its own
+			return Stand{}, ranOut(h)
+		}
 		// A holder that has moved it down and up since it was seen has not changed its mtime.
 		standing := fmt.Sprintf("%s.%d", s.signature(), s.Ctime.UnixNano())
 		if left := h.Baton.TTL - h.Dir.Stood(standing); left > 0 && !h.Operator {
