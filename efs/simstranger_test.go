@@ -90,8 +90,12 @@ func (w *world) strange(since time.Time) bool {
 		return true
 	}
 	for _, th := range w.things {
-		if th.inWay && th.node != nil && (!th.over || !th.end.Before(since)) {
+		switch {
+		case th.node == nil:
+		case th.inWay && (!th.over || !th.end.Before(since)):
 			return true
+		case slices.ContainsFunc(w.server.Paths(th.node), func(path string) bool { return th.inWay || strings.Contains(path, "/junk.") }):
+			return true // it is back, or in a guard that is to be removed
 		}
 	}
 	return false
@@ -125,7 +129,7 @@ func (w *world) intact() {
 // put right.
 func (w *world) takeAway() {
 	for _, th := range w.things {
-		if th.node == nil || th.over {
+		if th.node == nil { // one that is over had another name, and may be back
 			continue
 		}
 		for _, path := range w.server.Paths(th.node) {

@@ -50,6 +50,9 @@ func IsUnreadable(err error) bool {
 	return isAny(err, syscall.EACCES, syscall.EPERM, syscall.EINVAL)
 }
 
+// IsForbidden tells whether it is by a permission that a request was refused.
+func IsForbidden(err error) bool { return isAny(err, syscall.EACCES, syscall.EPERM) }
+
 // NoLinks tells whether hard links cannot be had.
 func NoLinks(err error) bool {
 	return isAny(err, syscall.EPERM, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.EMLINK)

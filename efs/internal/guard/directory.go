@@ -368,12 +368,13 @@ func (g Directory) OustSealed(h *statedir.Hold) error {
 }
 
 // Foreign lists what others have put into the guard that stands at the path.
-func Foreign(d *statedir.Dir) []string {
-	names, _, err := d.FS().List(d.LockPath())
+func Foreign(d *statedir.Dir) []string { return foreign(d, d.LockPath()) }
+
+func foreign(d *statedir.Dir, guard string) (foreign []string) {
+	names, _, err := d.FS().List(guard)
 	if err != nil {
 		return nil
 	}
-	var foreign []string
 	for _, n := range names {
 		if n != Entry && n != renewed && !strings.HasPrefix(n, ".nfs") {
 			foreign = append(foreign, n)

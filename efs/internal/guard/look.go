@@ -128,12 +128,16 @@ func (o Options) peek(d *statedir.Dir, path string) (s seen, err error) {
 	switch {
 	case fsys.IsUnreadable(err):
 		// Another user's, or of a host that is dead: it is known by its times.
+		refused := err
 		if i, err = d.FS().Stat(path, true); err != nil {
 			return s, err
 		}
 		switch {
 		case !i.Mode.IsRegular():
 			return s, errChanged
+		case fsys.IsForbidden(refused) && i.Mode&0o004 != 0:
+			// Its mode is not why, and it may be no lock file at all.
+			return s, fmt.Errorf("read lock file %s: its mode lets everybody read it, and the server does not: %w", d.LockPath(), refused)
 		case i.Size > fsys.MaxRead:
 			return s, notALock(d, i)
 		}

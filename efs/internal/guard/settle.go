@@ -143,6 +143,9 @@ func (g Directory) fence(ctx context.Context, h *statedir.Hold) error {
 				continue
 			}
 		}
+		if !h.Alive() {
+			return ranOut(h)
+		}
 		err = f.RemoveDir(rest)
 		if fsys.IsFull(err) && (a.moved || a.gone || fsys.IsFull(a.err)) {
 			// Half a guard, or a second one that a person has made. If it is the guard itself
@@ -168,9 +171,16 @@ func (g Directory) fence(ctx context.Context, h *statedir.Hold) error {
 	names = slices.DeleteFunc(names, func(n string) bool {
 		return n == "guard" || strings.HasPrefix(n, makingPrefix) || strings.HasPrefix(n, asidePrefix) || strings.HasPrefix(n, roomPrefix)
 	})
-	if len(names) > 0 {
+	for _, n := range names {
+		if strings.HasPrefix(n, junkPrefix) { // a guard, as a rule one with a person's file in it
+			if foreign := foreign(h.Dir, rest+"/"+n); len(foreign) > 0 {
+				h.Unknown = true
+				return statedir.Corrupt("%s has a file %q that hasp did not put there; move it away", rest+"/"+n, foreign[0])
+			}
+			continue
+		}
 		h.Unknown = true
-		return statedir.Corrupt("%s has a file %q that hasp did not put there; remove it", rest, names[0])
+		return statedir.Corrupt("%s has a file %q that hasp did not put there; remove it", rest, n)
 	}
 	return g.giveUp(h, a)
 }
@@ -216,6 +226,8 @@ func (g Directory) demolish(h *statedir.Hold, rest string) {
 	names, _, _ := h.Dir.FS().List(rest)
 	for _, n := range names {
 		switch {
+		case !h.Alive(): // it may be the guard of who has taken over
+			return
 		case strings.HasPrefix(n, junkPrefix):
 			g.raze(h, rest+"/"+n)
 		case n == "guard" || strings.HasPrefix(n, makingPrefix):

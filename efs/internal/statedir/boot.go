@@ -23,13 +23,18 @@ func (d *Dir) Make() error {
 	if err != nil {
 		return fmt.Errorf("make state directory %s: %w", d.path, err)
 	}
-	// What others left who were making it too: none of them can succeed any more.
+	return nil
+}
+
+// sweepBoots removes what was left by those who made the state directory or tried to: none
+// of them can succeed any more. It is for whoever takes the first baton, or one of which
+// nobody knows that it was taken before: the maker may have been killed.
+func (d *Dir) sweepBoots() {
 	for slot := 0; slot <= maxBoots; slot++ {
 		if err := d.removeBoot(d.bootPath(slot)); err != nil {
 			break
 		}
 	}
-	return nil
 }
 
 // maxBoots is how many processes may be making the same state directory at once.

@@ -202,9 +202,7 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		}
 		if swapped {
 			delete(d.tried, c.ID)
-			h := &Hold{Dir: d, Baton: next, Old: replaced(cur), Since: start, Beat: start}
-			h.sweepValues()
-			return h, nil
+			return d.newHold(cur, next, start), nil
 		}
 	}
 	b, changed, err := d.Read()
@@ -329,7 +327,17 @@ func (d *Dir) TakeFrom(cur Baton, c backend.Claim) (*Hold, error) {
 	if err != nil || !swapped {
 		return nil, err
 	}
-	h := &Hold{Dir: d, Baton: next, Old: replaced(cur), Since: start, Beat: start, Operator: true}
-	h.sweepValues()
+	h := d.newHold(cur, next, start)
+	h.Operator = true
 	return h, nil
+}
+
+// newHold is that of next, which was taken from old by a request made at start.
+func (d *Dir) newHold(old, next Baton, start time.Time) *Hold {
+	h := &Hold{Dir: d, Baton: next, Old: replaced(old), Since: start, Beat: start}
+	if old.State == Dirty && old.Epoch == 0 {
+		d.sweepBoots()
+	}
+	h.sweepValues()
+	return h
 }
