@@ -44,6 +44,7 @@ type world struct {
 	drift        int64
 	focus        func(*simfs.Request) bool // requests that much happens to
 	hands        bool                      // a person has removed the guard
+	carried      bool                      // a move down that was under way then has met a lock file, which rests in the guard's place
 	righted      time.Time                 // when the server's clock, which was wrong, was put right
 	ended        bool                      // faults have
 	steps        int
@@ -369,7 +370,9 @@ func (w *world) moved(c *simfs.Client, n *simfs.Node, from, to string) {
 		return
 	}
 	switch {
-	case by.kind == operatorProc, strings.HasSuffix(to, "/guard") && w.hands, w.righted.After(t.since):
+	case strings.HasSuffix(to, "/guard") && w.hands:
+		t.robbed, w.carried = true, true
+	case by.kind == operatorProc, w.righted.After(t.since):
 		t.robbed = true
 	case strings.HasSuffix(to, "/guard"):
 		w.fail("%s carried off the live file of %s", by.name, t.p.name)
@@ -434,7 +437,7 @@ func (w *world) check() {
 		}
 		holder = p
 	}
-	if holder == nil || w.lockFile != Directory || holder.exposed {
+	if holder == nil || w.lockFile != Directory || holder.exposed || holder.misjudged() || w.carried {
 		return
 	}
 	for _, p := range w.procs {

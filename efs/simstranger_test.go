@@ -39,12 +39,16 @@ const database = "SQLite format 3\x00 rows and rows"
 
 // gone is told of each node of the thing's that a request of c's has removed or replaced.
 func (th *thing) gone(w *world, n *simfs.Node, c *simfs.Client, how, path string) {
-	if !n.Gone() || th.over { // it has another name, or a person has put something in its place
+	by := madeBy(c.Who)
+	if !n.Gone() || th.over { // it has another name, or a person has taken it away
+		if by.kind == strangerProc {
+			th.finish()
+		}
 		return
 	}
-	by := madeBy(c.Who)
 	// A guard takes the place of an empty directory where no rename spares it: PROTOCOL.md has it.
-	emptied := how == "replaced" && n.IsDir() && len(th.names) == 0 && (w.server.Local == nil || !w.server.Local.RenameNew)
+	// And a client that remembers a file there sends a request that removes an empty directory.
+	emptied := n.IsDir() && len(th.names) == 0 && (w.server.Local == nil || how == "replaced" && !w.server.Local.RenameNew)
 	if by.kind == haspProc || by.kind == operatorProc {
 		if !th.anyones && !emptied {
 			w.fail("%s %s %s, a stranger's, at %s", by.name, how, th.what, path)
@@ -70,8 +74,10 @@ func (w *world) replaced(c *simfs.Client, n *simfs.Node, path string) {
 	case *ticket:
 		switch {
 		case !n.Gone():
-		case by.kind != haspProc, w.righted.After(tag.since):
+		case by.kind != haspProc, w.righted.After(tag.since), w.carried:
 			tag.robbed = true
+		case strings.Contains(path, "/old."): // a move aside was carried out twice, and met two
+			tag.robbed, w.carried = true, true
 		case tag.protected(time.Now()) && w.lockFile == Directory:
 			w.fail("%s replaced the live file of %s at %s", by.name, tag.p.name, path)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/hasplock/hasp/backend"
@@ -214,8 +215,11 @@ func (s seen) changed() time.Time {
 	return s.Mtime
 }
 
+// signature is by what a file is known again. A server whose clock was set back may give the
+// next file the number and the times of the last one; its owner has written another time into it.
 func (s seen) signature() string {
-	return fmt.Sprintf("%d.%d.%d.%s", s.ID.Ino, s.Mtime.UnixNano(), s.Size, s.claim)
+	stamp, _, _ := strings.Cut(s.content, "\n")
+	return fmt.Sprintf("%d.%d.%d.%s.%.32s", s.ID.Ino, s.Mtime.UnixNano(), s.Size, s.claim, stamp)
 }
 
 // judge returns nil if the file s is stale, and a *backend.HeldError if it is live. Its

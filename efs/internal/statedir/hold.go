@@ -150,6 +150,7 @@ func (d *Dir) Find(claim string) (*Hold, Baton, error) {
 // Take makes the baton c's. A claim that has it already gets it again, with what is not
 // known of its first attempt.
 func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
+	tried := false // in this call, and nobody has looked since what came of it
 	for range 16 {
 		if err := ctx.Err(); err != nil {
 			return nil, backend.Unavailable(err)
@@ -158,12 +159,12 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		var changed time.Time
 		if !remembered {
 			var err error
-			if cur, changed, err = d.Read(); err != nil {
+			if cur, changed, err = d.Read(); err != nil && tried {
+				return nil, backend.Unavailable(fmt.Errorf("an attempt to take the lock may have succeeded: %w", err))
+			} else if err != nil {
 				return nil, err
 			}
-		}
-		if err := d.longEnough(c.TTL); err != nil {
-			return nil, err
+			tried = false
 		}
 		if cur.State == Held && cur.Claim == c.ID {
 			h := &Hold{Dir: d, Baton: cur, Old: replaced(cur), Since: time.Now().Add(-cur.HeldFor), Unknown: true}
@@ -177,6 +178,9 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 				return nil, backend.Unavailable(fmt.Errorf("the lock in %s is this claim's by an earlier attempt: %w", d.path, err))
 			}
 			continue
+		}
+		if err := d.longEnough(c.TTL); err != nil {
+			return nil, err
 		}
 		if err := d.Judge(cur, changed); err != nil {
 			return nil, d.maybeLate(cur, c, err)
@@ -204,10 +208,11 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 			delete(d.tried, c.ID)
 			return d.newHold(cur, next, start), nil
 		}
+		tried = true
 	}
 	b, changed, err := d.Read()
-	if err != nil {
-		return nil, err
+	if err != nil || b.State == Held && b.Claim == c.ID {
+		return nil, backend.Unavailable(errors.Join(errors.New("an attempt to take the lock may have succeeded"), err))
 	}
 	r := d.Record(b, changed, time.Time{})
 	r.State, r.Note = backend.Held, "others were faster each time"
