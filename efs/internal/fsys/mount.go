@@ -27,9 +27,20 @@ func (m Mount) fuse() bool {
 	return m.Type == "fuseblk" || m.Type == "fuse" || strings.HasPrefix(m.Type, "fuse.")
 }
 
-// Network tells whether what one host does may be seen late by another.
+// proven are types of which it is known that a directory's time moves with each rename in
+// it. One host alone has such a file system, and its clock gives all times.
+var proven = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "ramfs"}
+
+// disks are other types that one host alone has, and those that no locks can be on.
+var disks = []string{"exfat", "vfat", "msdos", "ntfs", "ntfs3", "hfs", "hfsplus", "apfs", "nilfs2", "minix", "udf", "ufs", "hpfs", "ubifs", "jffs2", "hostfs", "aufs", "ecryptfs", "squashfs", "erofs", "iso9660", "autofs", "proc", "sysfs", "cgroup2", "devtmpfs", "rootfs"}
+
+// servers are types whose directories get their times from the server, besides NFS.
+var servers = []string{"cifs", "smb3", "9p", "afs", "virtiofs"}
+
+// Network tells whether what one host does may be seen late by another. So it is wherever it is
+// not known that one host has it alone.
 func (m Mount) Network() bool {
-	return m.nfs() || m.fuse() || slices.Contains([]string{"cifs", "smb3", "9p", "ceph", "afs", "glusterfs", "lustre", "virtiofs"}, m.Type)
+	return m.Type != "" && !slices.Contains(proven, m.Type) && !slices.Contains(disks, m.Type)
 }
 
 // Remote is Network without the FUSE programs that keep their files on a local disk.
@@ -37,14 +48,20 @@ func (m Mount) Remote() bool { return m.Network() && m.Type != "fuseblk" }
 
 // TimesKnown tells whether a directory's time is known to move with each rename in it
 // on this type of file system. Of NFS it is the server's that decides.
-func (m Mount) TimesKnown() bool {
-	return slices.Contains([]string{"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "ramfs"}, m.Type)
+func (m Mount) TimesKnown() bool { return slices.Contains(proven, m.Type) }
+
+// Relayed tells whether the times that are seen may be old, or by several clocks. A program
+// that stands between the system and the files may remember what they were, and has a clock of
+// its own: sshfs remembers attributes for 20 s, and programs on top of a network file system
+// what that has cached. Where several hosts write to one disk, or to many servers (gfs2, ocfs2,
+// ceph, lustre, gpfs, ...), each gives what it changes its own time, or it is not known who does.
+func (m Mount) Relayed() bool {
+	return m.fuse() && m.Type != "fuseblk" || m.severalClocks()
 }
 
-// Relayed tells whether a program stands between the system and the files, which may
-// remember what they were, and has a clock of its own: sshfs remembers attributes for
-// 20 s, and programs on top of a network file system what that has cached.
-func (m Mount) Relayed() bool { return m.fuse() && m.Type != "fuseblk" }
+func (m Mount) severalClocks() bool {
+	return m.Network() && !m.fuse() && !m.nfs() && !slices.Contains(servers, m.Type)
+}
 
 // objectStores are programs that show a store of objects as files, by their names as
 // types (after "fuse.") or, where they mount as plain fuse, as sources.
@@ -92,7 +109,9 @@ func (m Mount) Notes() (ns []Note) {
 	if m.Has("vers=4.0") {
 		add(backend.LevelWarning, "nfs-version", "it is mounted with NFS version 4.0, which has no sessions: 4.1 answers repeated requests more reliably", "mount it with vers=4.1")
 	}
-	if m.Relayed() {
+	if m.severalClocks() {
+		add(backend.LevelWarning, "clocks", fmt.Sprintf("its file system is %s, of which it is not known that one clock gives all times: a dead holder's lock is taken over only by one who has waited for its TTL", m.Type), "run hasp verify on it")
+	} else if m.Relayed() {
 		add(backend.LevelWarning, "fuse", fmt.Sprintf("its file system is %s, and what its program says may be old: a dead holder's lock is taken over only by one who has waited for its TTL, and releases are noticed as late as it remembers", m.Type), "tell it to remember nothing (sshfs remembers for 20 s, and with dir_cache=no not at all)")
 	} else if m.Network() && !m.nfs() {
 		add(backend.LevelWarning, "type", fmt.Sprintf("its file system is %s, which Open cannot judge", m.Type), "run hasp verify on it")

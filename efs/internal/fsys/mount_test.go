@@ -22,6 +22,10 @@ func TestMounts(t *testing.T) {
 		{Mount{Type: "nfs", Source: "server:/", Options: []string{"rw", "vers=3"}}, "version 3", ""},
 		{Mount{Type: "fuse.s3fs", Source: "server:/", Options: []string{"rw"}}, "not atomic", "fuse.s3fs"},
 		{Mount{Type: "cifs", Source: "server:/", Options: []string{"rw"}}, "", "cifs"},
+		{Mount{Type: "gfs2", Source: "/dev/dm-1", Options: []string{"rw"}}, "", "one clock"},
+		{Mount{Type: "ceph", Source: "server:/", Options: []string{"rw"}}, "", "one clock"},
+		{Mount{Type: "a-new-one", Source: "x", Options: []string{"rw"}}, "", "one clock"},
+		{Mount{Type: "vfat", Source: "/dev/sda1", Options: []string{"rw"}}, "", ""},
 		{Mount{Type: "fuse", Source: "mountpoint-s3", Options: []string{"rw"}}, "not atomic", "fuse"},
 		{Mount{Type: "fuse", Source: "blobfuse2", Options: []string{"rw"}}, "not atomic", "fuse"},
 		{Mount{Type: "fuse.sshfs", Source: "host:", Options: []string{"rw"}}, "", "fuse.sshfs"},
@@ -43,6 +47,20 @@ func TestMounts(t *testing.T) {
 		}
 		if ws := strings.Join(c.m.Warnings(), "; "); (ws == "") != (c.warns == "") || !strings.Contains(ws, c.warns) {
 			t.Errorf("%v: warnings %q, want %q", c.m, ws, c.warns)
+		}
+	}
+	for _, c := range []struct {
+		types            []string
+		network, relayed bool
+	}{
+		{[]string{"", "ext4", "xfs", "tmpfs", "overlay", "vfat", "exfat", "hfsplus"}, false, false},
+		{[]string{"nfs", "nfs4", "cifs", "9p", "virtiofs", "fuseblk"}, true, false},
+		{[]string{"fuse", "fuse.sshfs", "ceph", "lustre", "glusterfs", "gfs2", "ocfs2", "gpfs", "beegfs", "a-new-one"}, true, true},
+	} {
+		for _, name := range c.types {
+			if m := (Mount{Type: name}); m.Network() != c.network || m.Relayed() != c.relayed {
+				t.Errorf("%s: on a network %v, relayed %v", name, m.Network(), m.Relayed())
+			}
 		}
 	}
 	if runtime.GOOS == "linux" {

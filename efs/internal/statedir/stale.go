@@ -176,7 +176,7 @@ func (d *Dir) believe(ttl time.Duration) (now time.Time, doubt string) {
 	before, at, known := d.clock.reading()
 	if d.clock.isRelayed() {
 		now, _ = d.clock.last(maxAge)
-		return now, "what this file system's program says of it may be old, or by another clock"
+		return now, "what this file system says of it may be old, or by another host's clock"
 	}
 	start := time.Now()
 	ask := d.readClock
