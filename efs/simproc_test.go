@@ -463,6 +463,11 @@ func (p *proc) removeState() error {
 	if w.server.At(stateDir) == nil {
 		return nil
 	}
+	for _, path := range w.server.Tree(stateDir) { // a live file that was moved aside by mistake goes with it
+		if t, ok := w.server.At(path).Tag.(*ticket); ok {
+			t.robbed = true
+		}
+	}
 	w.server.RemoveAll(stateDir)
 	w.wiped()
 	return nil
