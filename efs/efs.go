@@ -124,34 +124,9 @@ func (b *Backend) Acquire(ctx context.Context, key string, c backend.Claim) (g b
 		if err == nil {
 			g.State.(*grantState).hold.Rest()
 		}
-		return p.answer(c.ID, err)
+		return p.dir.Answer(c.ID, err)
 	})
 	return g, err
-}
-
-// maxUnsure bounds what is remembered of attempts without an answer.
-const maxUnsure = 64
-
-// answer is what an attempt of a claim's says. A definite error promises that the claim
-// does not hold the lock. After an attempt of which that is not known, a later one that was
-// refused, or found something corrupt, before it could look, or in the middle of a second
-// heartbeat, must not say so.
-func (p *place) answer(claim string, err error) error {
-	err = fsys.Classify(err)
-	switch {
-	case err == nil:
-		delete(p.unsure, claim)
-	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, statedir.ErrGone), fsys.IsGone(err):
-		if p.unsure == nil || len(p.unsure) == maxUnsure {
-			p.unsure = map[string]bool{}
-		}
-		p.unsure[claim] = true
-	case errors.Is(err, backend.ErrHeld): // it has been looked at
-		delete(p.unsure, claim)
-	case p.unsure[claim]:
-		return backend.Unavailable(fmt.Errorf("an earlier attempt had no answer, and may have the lock; this one: %w", err))
-	}
-	return err
 }
 
 func (p *place) acquire(ctx context.Context, c backend.Claim) (g backend.Grant, err error) {

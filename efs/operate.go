@@ -107,15 +107,24 @@ func (p *place) breakFile(ctx context.Context) error {
 		case err != nil:
 			return err
 		case cur.State == statedir.Sealed && p.b.opts.LockFile == Directory:
-			now := time.Now()
-			cur.TTL = p.b.operatorTTL
-			return p.b.directory().OustSealed(&statedir.Hold{Dir: p.dir, Baton: cur, Since: now, Beat: now, Operator: true})
+			return p.oust(cur)
 		case cur.LastToken() == math.MaxUint64:
 			return backend.ErrTokensExhausted
 		}
-		// A hasp process that has the lock beside it finds that out at its next heartbeat.
 		if err := p.dir.Judge(cur, changed); err != nil {
-			return err
+			// A hasp process has the lock beside it, which finds that out at its next heartbeat.
+			// The baton stays its own: it has not been told yet.
+			if cur.State != statedir.Held || cur.Epoch == 0 || p.b.opts.LockFile != Directory {
+				return err
+			}
+			ok, marked, err := p.dir.Unsettle(cur)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			return p.oust(marked)
 		}
 		h, err := p.dir.TakeFrom(cur, p.b.operator("break"))
 		if err != nil {
@@ -126,7 +135,13 @@ func (p *place) breakFile(ctx context.Context) error {
 		}
 		err = p.b.guard.Oust(h)
 		if err == nil {
-			return p.putDown(ctx, h)
+			if err = p.putDown(ctx, h); err != nil {
+				return err
+			}
+			if again := (&statedir.Hold{Dir: p.dir}); p.b.guard.Oust(again) == nil && again.Ousted == h.Ousted {
+				return backend.Unavailable(fmt.Errorf("the lock file %s stands; repeat it", p.dir.LockPath()))
+			}
+			return nil
 		}
 		if _, ferr := h.Free(false); ferr != nil {
 			return ferr
@@ -134,6 +149,13 @@ func (p *place) breakFile(ctx context.Context) error {
 		return err
 	}
 	return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than its lock file can be broken", p.dir.Path()))
+}
+
+// oust takes away an EfsLock process's file from where a guard of cur's should stand.
+func (p *place) oust(cur statedir.Baton) error {
+	now := time.Now()
+	cur.TTL = p.b.operatorTTL
+	return p.b.directory().OustBeside(&statedir.Hold{Dir: p.dir, Baton: cur, Since: now, Beat: now, Operator: true})
 }
 
 // putDown takes away what stands at the path, and frees the lock that h has for that.

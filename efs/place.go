@@ -25,9 +25,8 @@ type place struct {
 	key     string
 	rel     string // the lock's directory, relative to the root
 	dir     *statedir.Dir
-	checked bool            // its directory is there, and under the root
-	legacy  bool            // a live file of the EfsLock protocol was in the way last time
-	unsure  map[string]bool // claims that may have the lock: their last attempt had no answer
+	checked bool // its directory is there, and under the root
+	legacy  bool // a live file of the EfsLock protocol was in the way last time
 
 	turn chan struct{} // holds one value: who takes it may use what is above
 

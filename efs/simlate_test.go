@@ -373,3 +373,79 @@ func TestStagedStoodForAnother(t *testing.T) {
 		}
 	})
 }
+
+// The same beside a holder that has not found out yet: it keeps the lock, and ends dirty, so
+// that who comes next deals with what is late.
+func TestStagedLateBreakBesideAHolder(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		l := &heldBack{keep: func(r *simfs.Request) bool { return r.Op == "rename" && r.Path == lockPath }}
+		operator, holder := w.open(w.hosts[0], 0, l.before), w.open(w.hosts[1], 0, undisturbed)
+		g, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := func() *simfs.Node {
+			w.server.RemoveAll(lockPath)
+			return w.server.Put(lockPath, "9000000000.5\n1\nother\nLinux\n", 0o666, 0, nil)
+		}
+		file()
+		if err := operator.Break(ctxBG, simKey, 0); !errors.Is(err, backend.ErrUnavailable) {
+			t.Fatalf("a break without an answer: %v", err)
+		}
+		w.server.RemoveAll(lockPath) // its process has released it
+		if g, err = holder.Renew(ctxBG, g); err != nil {
+			t.Errorf("renew: %v", err)
+		}
+		if err := holder.Release(ctxBG, g); !errors.Is(err, backend.ErrLost) { // another has been in
+			t.Errorf("release: %v", err)
+		}
+		if _, b := w.baton(); b.State != statedir.Dirty {
+			t.Errorf("it ends %s", b.State)
+		}
+		n := file() // of another, which the late request takes away, and which is brought back
+		if l.carryOut() == 0 || w.server.At(lockPath) == n {
+			t.Fatalf("%d late requests", len(l.kept))
+		}
+		if _, err := holder.Acquire(ctxBG, simKey, testClaim("next", w.ttl)); !errors.Is(err, backend.ErrHeld) {
+			t.Errorf("beside the other: %v", err)
+		}
+		if w.server.At(lockPath) != n {
+			t.Errorf("its file is at %q", w.server.Paths(n))
+		}
+	})
+}
+
+// The same in the moment in which the holder has taken its guard down and has the lock still.
+func TestStagedLateBreakBesideARelease(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		l := &heldBack{keep: func(r *simfs.Request) bool { return r.Op == "rename" && r.Path == lockPath }}
+		operator := w.open(w.hosts[0], 0, l.before)
+		free := 0
+		holder := w.open(w.hosts[1], 0, func(r *simfs.Request) error {
+			if strings.Contains(r.To, ".free.") {
+				if free++; free == 1 {
+					w.server.Put(lockPath, "9000000000.5\n1\nother\nLinux\n", 0o666, 0, nil)
+					if err := operator.Break(ctxBG, simKey, 0); !errors.Is(err, backend.ErrUnavailable) {
+						t.Errorf("a break without an answer: %v", err)
+					}
+				}
+			}
+			return nil
+		})
+		for i := range 2 { // the first one begins dirty, and may end so
+			g, err := holder.Acquire(ctxBG, simKey, testClaim("holder"+string(rune('0'+i)), w.ttl))
+			if err == nil {
+				err = holder.Release(ctxBG, g)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if free > 0 {
+				break
+			}
+		}
+		if _, b := w.baton(); free == 0 || len(l.kept) != 1 || b.State != statedir.Dirty {
+			t.Errorf("%d releases, %d late requests: it ends %s", free, len(l.kept), b.State)
+		}
+	})
+}

@@ -355,11 +355,12 @@ func (g Directory) Oust(h *statedir.Hold) error {
 	return err
 }
 
-// OustSealed takes the file of an EfsLock process away that has come in where a person has
-// removed a sealed lock's guard. Nobody holds such a lock, so h is no hold of a baton's. A
-// request of h's that is carried out late moves no guard, since its target is a file; and
-// who unseals the lock fences it off. The epoch's directory is there, or it is unsealed.
-func (g Directory) OustSealed(h *statedir.Hold) error {
+// OustBeside takes the file of an EfsLock process away that has come in where a person has
+// removed a guard: of a sealed lock, which nobody holds, or beside a holder, whose baton says
+// that its guard is not settled. So h is no hold of a baton's. A request of h's that is
+// carried out late moves no guard, since its target is a file; and whoever unseals the lock, or
+// takes it next, goes the long way and fences it off.
+func (g Directory) OustBeside(h *statedir.Hold) error {
 	s, err := g.oust(h)
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ type Dir struct {
 	listed listing
 	turn   turn
 	files  []fileSighting
-	tried  map[string]string // by claim: from which baton it tried to take the lock, without an answer
+	unsure map[string]string // claims that may have the lock: attempt.go
 	value  valueHead         // of the value that was read or set last
 
 	hasValues bool // the last listing showed a directory of values

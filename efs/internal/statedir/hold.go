@@ -115,7 +115,7 @@ func (h *Hold) next(change func(*Baton) error) (ok bool, err error) {
 // backend.ErrUnavailable.
 func (h *Hold) Free(clean bool) (ok bool, err error) {
 	for range 8 {
-		next := h.Baton.Freed(clean && !h.unswept)
+		next := h.Baton.Freed(clean && !h.unswept && !h.Baton.Unsettled) // an operator may have unsettled it
 		swapped, cur, rerr, err := h.Dir.trySwap(h.Baton, next)
 		if err != nil {
 			return false, err
@@ -200,12 +200,11 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 		swapped, next, err := d.swap(cur, next)
 		if err != nil {
 			if errors.Is(err, backend.ErrUnavailable) {
-				d.noteTry(cur, c)
+				d.noteUnsure(c.ID, cur.identity())
 			}
 			return nil, fmt.Errorf("take the lock in %s: %w", d.path, err)
 		}
 		if swapped {
-			delete(d.tried, c.ID)
 			return d.newHold(cur, next, start), nil
 		}
 		tried = true
@@ -217,33 +216,6 @@ func (d *Dir) Take(ctx context.Context, c backend.Claim) (*Hold, error) {
 	r := d.Record(b, changed, time.Time{})
 	r.State, r.Note = backend.Held, "others were faster each time"
 	return nil, &backend.HeldError{Record: r, RetryAfter: time.Millisecond}
-}
-
-// maxTried bounds what is remembered of attempts without an answer. Their claims may have
-// been given up since.
-const maxTried = 64
-
-// noteTry remembers that c's attempt to take the lock from b had no answer: as long as b is
-// there, it may be carried out.
-func (d *Dir) noteTry(b Baton, c backend.Claim) {
-	if d.tried == nil || len(d.tried) == maxTried {
-		d.tried = map[string]string{}
-	}
-	d.tried[c.ID] = b.identity()
-}
-
-// maybeLate turns an error that says that c has not got the lock into one that says that
-// this is not known, if an earlier attempt of c's may yet be carried out.
-func (d *Dir) maybeLate(b Baton, c backend.Claim, err error) error {
-	from, ok := d.tried[c.ID]
-	if !ok || !errors.Is(err, backend.ErrHeld) {
-		return err
-	}
-	if from != b.identity() {
-		delete(d.tried, c.ID)
-		return err
-	}
-	return backend.Unavailable(fmt.Errorf("an earlier attempt to take the lock had no answer, and may be carried out yet: %v", err))
 }
 
 // longEnough refuses a TTL that is too short for the steps in which times advance here.
@@ -318,6 +290,17 @@ func (d *Dir) Raise(floor uint64) error {
 		}
 	}
 	return backend.Unavailable(fmt.Errorf("the lock's state in %s changes faster than it can be raised", d.path))
+}
+
+// Unsettle has the holder of cur end dirty, for an operator who moves something at the lock's
+// path beside it. Ok is false if cur is not there any more.
+func (d *Dir) Unsettle(cur Baton) (ok bool, next Baton, err error) {
+	if cur.Unsettled {
+		return true, cur, nil
+	}
+	spent := d.spent(cur)
+	ok, next, err = d.swap(cur, cur.With(func(b *Baton) { b.Unsettled, b.Spent = true, spent }))
+	return ok, next, err
 }
 
 // TakeFrom takes cur's baton for an operator, whoever holds it. The hold is nil if it is
