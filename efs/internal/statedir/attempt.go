@@ -34,12 +34,14 @@ func (d *Dir) Answer(claim string, err error) error {
 	err = fsys.Classify(err)
 	_, unsure := d.unsure[claim]
 	switch {
-	case err == nil, errors.Is(err, backend.ErrHeld): // Take has asked maybeLate
+	case err == nil:
 		delete(d.unsure, claim)
 	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, ErrGone), fsys.IsGone(err):
-		if !unsure {
+		if !unsure { // it may be held as well: refused, and not given back
 			d.noteUnsure(claim, "")
 		}
+	case errors.Is(err, backend.ErrHeld): // Take has asked maybeLate
+		delete(d.unsure, claim)
 	case unsure:
 		return backend.Unavailable(fmt.Errorf("an earlier attempt had no answer, and may have the lock; this one: %w", err))
 	}
