@@ -93,3 +93,32 @@ func TestListOfWhatAnotherHasClosed(t *testing.T) {
 		})
 	}
 }
+
+// A guard that has made room for a lock file since the directory was listed is not a
+// directory that cannot be read.
+func TestWalkMeetsAFileInAGuardsPlace(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, nil)
+	for _, err := range []error{os.WriteFile(filepath.Join(dir, "a"), nil, 0o644), os.Mkdir(filepath.Join(dir, "b"), 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	changed := false
+	isLock := func(_ fs.FS, name string) bool { // between the listing and the look into what it shows
+		if name == "a" {
+			changed = true
+			if err := errors.Join(os.Remove(filepath.Join(dir, "b")), os.WriteFile(filepath.Join(dir, "b"), nil, 0o644)); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	}
+	err := b.walkFiles(ctxBG, "", isLock, func(string) error { return nil }, func(dir string, err error) error {
+		t.Errorf("%s cannot be read: %v", dir, err)
+		return nil
+	})
+	if err != nil || !changed {
+		t.Errorf("changed %v: %v", changed, err)
+	}
+}

@@ -345,6 +345,8 @@ func (b *Backend) walkFiles(ctx context.Context, prefix string, isLock func(root
 			return nil
 		case name == start:
 			return err
+		case fsys.IsNoDir(err): // a guard, in whose place there is a lock file by now
+			return nil
 		default: // there may be locks in it, and nobody may look
 			return unread(name+"/", err)
 		}
