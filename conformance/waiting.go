@@ -282,6 +282,10 @@ func waitTimeout(x *trial) {
 	}
 	x.stillHolds(a, g, "another's timeout")
 	x.release(a, g)
+	// What the waiter has left in a queue may be first for as long as its removal takes.
+	for released := time.Now(); time.Since(released) < x.soon() && x.inspect(a, key).State == backend.Held; {
+		x.sleep(x.poll())
+	}
 	x.isFree(a, key, "a waiter's timeout and the holder's Release")
 }
 
