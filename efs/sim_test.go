@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -54,7 +55,7 @@ type world struct {
 	sealed   bool // it is, as a Seal has said, and nobody has begun to unseal it
 	values   bool // holders set values, and all read them
 	value    backend.Value
-	never    map[string]bool // values of which was said that they are not set
+	never    *marks[string] // values of which was said that they are not set
 
 	strangers bool // put things of their own where the lock is
 	things    []*thing
@@ -72,11 +73,32 @@ type world struct {
 	coarse       bool // file times advance in seconds
 
 	tokens  uint64 // the greatest that was granted
-	broken  map[uint64]bool
-	refused map[string]bool        // claims that were told that they hold nothing
+	broken  *marks[uint64]
+	refused *marks[string]         // claims that were told that they hold nothing
 	last    uint64                 // the greatest generation that any baton had
 	failure atomic.Pointer[string] // the first, told by whichever goroutine found it
 	litter  []string               // names that the dead have left
+}
+
+// marks are a set. Two processes that sleep in the code under test may wake at once.
+type marks[K comparable] struct {
+	mu  sync.Mutex
+	set map[K]bool
+}
+
+func (m *marks[K]) mark(k K, on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.set == nil {
+		m.set = map[K]bool{}
+	}
+	m.set[k] = on
+}
+
+func (m *marks[K]) has(k K) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.set[k]
 }
 
 type lateRequest struct {
@@ -249,7 +271,7 @@ func (p *proc) backend() *Backend {
 
 // newWorld draws what is possible in the history of a seed.
 func newWorld(seed uint64, v *variant) *world {
-	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), start: time.Now(), variant: v, broken: map[uint64]bool{}, refused: map[string]bool{}, never: map[string]bool{}}
+	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), start: time.Now(), variant: v, broken: &marks[uint64]{}, refused: &marks[string]{}, never: &marks[string]{}}
 	w.values, w.seals, w.removals = seed&withValues != 0, seed&withSeals != 0, seed&withRemovals != 0
 	r := w.rng
 	w.ttl = []time.Duration{200 * time.Millisecond, time.Second, 10 * time.Second}[r.IntN(3)]
@@ -355,7 +377,7 @@ func (w *world) failed() string {
 func (w *world) moved(c *simfs.Client, n *simfs.Node, from, to string) {
 	if strings.HasPrefix(to, stateDir+"/") {
 		if b, ok := statedir.Parse(to[len(stateDir)+1:]); ok {
-			if b.State == statedir.Held && w.refused[b.Claim] {
+			if b.State == statedir.Held && w.refused.has(b.Claim) {
 				w.fail("claim %s got the lock after it was told that it has not", b.Claim)
 			}
 			if b.Gen < w.last {
@@ -429,7 +451,7 @@ func (w *world) check() {
 	now := time.Now()
 	var holder *proc
 	for _, p := range w.procs {
-		if p.kind != haspProc || !p.in || !now.Before(p.deadline) || w.broken[p.token] {
+		if p.kind != haspProc || !p.in || !now.Before(p.deadline) || w.broken.has(p.token) {
 			continue
 		}
 		if holder != nil && !(w.hands && w.removals) && !holder.misjudged() && !p.misjudged() {

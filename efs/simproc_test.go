@@ -72,7 +72,7 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 	wait := &statedir.Wait{Claim: c}
 	waiting := p.rng.IntN(3) == 0
 	for try := range 30 {
-		delete(w.refused, c.ID)
+		w.refused.mark(c.ID, false)
 		start := time.Now()
 		sealed := w.sealed
 		ctx, cancel := p.context()
@@ -86,7 +86,7 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 			return g, true
 		case err == nil:
 			if p.grant(start) {
-				if g.Token <= w.tokens && !w.broken[g.Token] {
+				if g.Token <= w.tokens && !w.broken.has(g.Token) {
 					w.fail("%s was granted token %d after %d", p.name, g.Token, w.tokens)
 				}
 				if !p.exposed { // its state may have been removed since, and with it the last token
@@ -107,18 +107,18 @@ func (p *proc) acquire(b *Backend) (g backend.Grant, ok bool) {
 				return g, false
 			}
 		case errors.As(err, &held):
-			w.refused[c.ID] = true
+			w.refused.mark(c.ID, true)
 			p.sleep(min(max(held.RetryAfter, 1), p.upTo(w.ttl/3)))
 			p.readNow(b)
 			if waiting {
 				_ = b.with(ctxBG, simKey, func(pl *place) error { pl.worthTrying(wait); return nil })
 			}
 		case errors.Is(err, backend.ErrMoved) && w.seals:
-			w.refused[c.ID] = true
+			w.refused.mark(c.ID, true)
 			p.sleep(p.upTo(w.ttl))
 			return g, false
 		default:
-			w.refused[c.ID] = true
+			w.refused.mark(c.ID, true)
 			if errors.Is(err, backend.ErrCorrupt) && !w.hands && !w.strange(start) {
 				w.fail("%s calls the lock corrupt: %v", p.name, err)
 			}
@@ -174,7 +174,7 @@ func (p *proc) hold(b *Backend, g *backend.Grant) bool {
 			}
 			p.grant(start)
 		case errors.Is(err, backend.ErrLost):
-			if !late && !w.broken[p.token] && !p.misjudged() && !p.exposed && w.lockFile != File {
+			if !late && !w.broken.has(p.token) && !p.misjudged() && !p.exposed && w.lockFile != File {
 				w.fail("%s lost the lock: %v", p.name, err)
 			}
 			return false
@@ -220,9 +220,9 @@ func (p *proc) setValue(b *Backend, g *backend.Grant) bool {
 			return true
 		case errors.Is(err, backend.ErrLost):
 			if try == 0 {
-				w.never[valueData(v)] = true
+				w.never.mark(valueData(v), true)
 			}
-			if !late && !w.broken[p.token] && !p.misjudged() && !p.exposed && w.lockFile != File {
+			if !late && !w.broken.has(p.token) && !p.misjudged() && !p.exposed && w.lockFile != File {
 				w.fail("%s lost the lock when it set a value: %v", p.name, err)
 			}
 			return false
@@ -273,7 +273,7 @@ func (p *proc) read(b *Backend) {
 		w.fail("%s saw value %d of token %d after value %d of token %d", p.name, v.Seq, v.Token, before.Seq, before.Token)
 	case v.Exists() && string(v.Data) != valueData(v), v.Deleted && len(v.Data) > 0:
 		w.fail("%s saw the value %q", p.name, v.Data)
-	case w.never[valueData(v)]:
+	case w.never.has(valueData(v)):
 		w.fail("%s saw value %d of token %d, which was not set", p.name, v.Seq, v.Token)
 	}
 	if v.Compare(w.value) > 0 {
@@ -292,7 +292,7 @@ func (p *proc) release(b *Backend, g backend.Grant) {
 		err := b.Release(ctxBG, g)
 		w.note("%-8s release %s: %v", p.name, g.ID, err)
 		late = late || !time.Now().Before(p.deadline)
-		if errors.Is(err, backend.ErrLost) && try == 0 && !late && !p.twice && !w.broken[g.Token] && !p.misjudged() && !p.exposed && w.lockFile != File {
+		if errors.Is(err, backend.ErrLost) && try == 0 && !late && !p.twice && !w.broken.has(g.Token) && !p.misjudged() && !p.exposed && w.lockFile != File {
 			w.fail("%s lost the lock before its release: %v", p.name, err)
 		}
 		if err == nil || errors.Is(err, backend.ErrLost) {
@@ -399,7 +399,7 @@ func runOperator(p *proc) {
 		case "break":
 			var r backend.Record
 			if r, err = b.Inspect(ctxBG, simKey); err == nil && r.State != backend.Free {
-				if w.broken[r.Token] = true; w.variant.has("break to free") {
+				if w.broken.mark(r.Token, true); w.variant.has("break to free") {
 					err = b.with(ctxBG, simKey, breakToFree)
 				} else {
 					err = b.Break(ctxBG, simKey, r.Token)
