@@ -104,11 +104,6 @@ func renewAfterStaleSuccessor(x *trial) {
 	}
 	x.isFree(b, first.Key, "the Renew of a grant that was taken over")
 	third, err := x.attempt(b, first.Key, x.claim(x.long()))
-	if held := (*backend.HeldError)(nil); errors.As(err, &held) && held.RetryAfter > 0 {
-		// A store that goes by clocks doubts them when one was set, and then waits for a TTL.
-		x.sleep(min(held.RetryAfter, x.ttl()) + x.slack(time.Now()))
-		third, err = x.attempt(b, first.Key, x.claim(x.long()))
-	}
 	if err != nil {
 		x.restf("stale-again", "a claim at a key whose second holder is stale gave %q", err)
 	}

@@ -30,7 +30,8 @@ func stalledTrial(t *testing.T, long time.Duration) *trial {
 	if long > 0 {
 		s.stalls.seen = []stall{{time.Now().Add(time.Hour), long}} // whenever one asks
 	}
-	return &trial{s: s, cfg: &s.cfg, ctx: t.Context(), scale: 1, start: time.Now()}
+	now := time.Now()
+	return &trial{s: s, cfg: &s.cfg, ctx: t.Context(), scale: 1, start: now, wall: now.Round(0)}
 }
 
 // A single attempt after the TTL and the slack comes later by what the machine stood still.
@@ -65,5 +66,30 @@ func TestAwait(t *testing.T) {
 	<-ctx.Done()
 	if took := time.Since(begun); took < 200*time.Millisecond {
 		t.Errorf("the context ended after %v", took)
+	}
+}
+
+// Where this host's clock was set, what rests on another rule is tried again; and what a rule
+// itself says stands.
+func TestRestsOnAClockThatWasSet(t *testing.T) {
+	for _, set := range []time.Duration{0, 61 * time.Millisecond, -time.Hour} {
+		for _, own := range []bool{false, true} {
+			x := stalledTrial(t, 0)
+			x.wall = x.wall.Add(-set)
+			x.rule = &Rule{ID: "renew-after-stale-successor"}
+			on := "stale-again"
+			if own {
+				on = x.rule.ID
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				x.restf(on, "it is held")
+			}()
+			<-done
+			if again := x.undecided != ""; again != (set != 0 && !own) || len(x.seen) > 0 != own || x.blockedBy != "" != (set == 0 && !own) {
+				t.Errorf("set by %v, own %v: undecided %q, seen %q, blocked by %q", set, own, x.undecided, x.seen, x.blockedBy)
+			}
+		}
 	}
 }

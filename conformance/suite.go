@@ -231,7 +231,8 @@ func (s *suite) run(r *Rule, scale time.Duration, res *Result) *trial {
 	patience := s.patience(r.phase, scale)
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	x := &trial{s: s, rule: r, cfg: &s.cfg, ctx: ctx, scale: scale, start: time.Now(), patience: patience}
+	now := time.Now()
+	x := &trial{s: s, rule: r, cfg: &s.cfg, ctx: ctx, scale: scale, start: now, wall: now.Round(0), patience: patience}
 	ended := make(chan struct{})
 	name := fmt.Sprintf("%s-%s-%d", s.nonce, r.ID, scale)
 	go labelled(ctx, name, func(context.Context) {

@@ -23,6 +23,7 @@ type trial struct {
 	ctx   context.Context
 	scale time.Duration // doubled when the machine stalled the one before
 	start time.Time
+	wall  time.Time // the same by this host's wall clock alone
 	// patience is how long it may take in all.
 	patience time.Duration
 
@@ -78,10 +79,23 @@ func (x *trial) restf(on, format string, args ...any) {
 	if x.rule.ID == on {
 		x.failf(format, args...)
 	}
+	// A store that goes by clocks doubts them when one was set, which another rule may judge.
+	if by := x.clockSet(); by.Abs() > clockSlew {
+		x.undecide("this host's clock was set by %v", backend.Round(by))
+	}
 	x.mu.Lock()
 	x.blockedBy, x.blocked = on, fmt.Sprintf(format, args...)
 	x.mu.Unlock()
 	runtime.Goexit()
+}
+
+// clockSlew is more than a clock that is only made to run faster or slower gains in a trial.
+const clockSlew = 10 * time.Millisecond
+
+// clockSet is by how much this host's wall clock was set since the trial began.
+func (x *trial) clockSet() time.Duration {
+	now := time.Now()
+	return now.Round(0).Sub(x.wall) - now.Sub(x.start)
 }
 
 // lackf ends the trial because the backend cannot do what the rule is about and

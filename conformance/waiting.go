@@ -282,7 +282,8 @@ func waitTimeout(x *trial) {
 	}
 	x.stillHolds(a, g, "another's timeout")
 	x.release(a, g)
-	// What the waiter has left in a queue may be first for as long as its removal takes.
+	// The engine ends a watch beside its caller, so the waiter may be first in a store's queue
+	// for as long as that takes.
 	for released := time.Now(); time.Since(released) < x.soon() && x.inspect(a, key).State == backend.Held; {
 		x.sleep(x.poll())
 	}

@@ -449,3 +449,97 @@ func TestStagedLateBreakBesideARelease(t *testing.T) {
 		}
 	})
 }
+
+// A file that everybody may read, and that the server refuses to read for a moment, is not
+// taken for another user's lock file, and removed when it is old.
+func TestStagedReadingRefused(t *testing.T) {
+	for _, lockFile := range []LockFile{Directory, File} {
+		onNetwork(t, lockFile, func(t *testing.T, w *world) {
+			w.off = 0
+			w.server.WriteOld(lockPath, database, w.now().Add(-time.Hour))
+			n := w.server.At(lockPath)
+			b := w.open(w.hosts[0], 0, func(r *simfs.Request) error {
+				if r.Op == "read" {
+					return syscall.EACCES
+				}
+				return nil
+			})
+			for range 3 {
+				if _, err := b.Acquire(ctxBG, simKey, testClaim("first", w.ttl)); err == nil {
+					t.Error("acquired")
+				}
+				time.Sleep(2 * w.timeout)
+			}
+			if w.server.At(lockPath) != n {
+				t.Errorf("it is at %q", w.server.Paths(n))
+			}
+		})
+	}
+}
+
+// One whose lease has run out removes no guard that is at rest: it may be that of who has
+// taken over.
+func TestStagedFenceBeyondTheLease(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		holder := w.open(w.hosts[0], 0, undisturbed)
+		if _, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl)); err != nil {
+			t.Fatal(err)
+		}
+		_, held := w.baton()
+		rest := stateDir + "/" + statedir.RestName(held.Epoch) + "/guard"
+		w.server.Put(rest, "", fs.ModeDir|0o777, 0, nil) // a second one
+		w.server.Put(rest+"/"+guard.Entry, "", 0o666, 0, nil)
+		slow := false
+		taker := w.open(w.hosts[1], 0, func(r *simfs.Request) error {
+			if r.Op == "rmdir" && strings.HasSuffix(r.Path, statedir.RestName(held.Epoch)) && !slow {
+				slow = true
+				time.Sleep(2 * w.ttl)
+			}
+			return nil
+		})
+		for i := 0; i < 100 && !slow; i++ {
+			_, _ = taker.Acquire(ctxBG, simKey, testClaim("taker", w.ttl))
+			time.Sleep(w.ttl / 20)
+		}
+		if !slow || w.server.At(rest+"/"+guard.Entry) == nil {
+			t.Errorf("slow %v: the guard at rest is gone", slow)
+		}
+	})
+}
+
+// A guard that its maker brings to its rest late keeps its entry, although another is
+// removing what was being made.
+func TestStagedGuardMadeLate(t *testing.T) {
+	onNetwork(t, Directory, func(t *testing.T, w *world) {
+		making := func(r *simfs.Request) bool {
+			return r.Op == "rename" && strings.HasSuffix(r.To, "/guard") && r.Path != lockPath
+		}
+		first := true
+		l := &heldBack{keep: func(r *simfs.Request) bool { return making(r) && !first }}
+		holder := w.open(w.hosts[0], 0, l.before)
+		g, err := holder.Acquire(ctxBG, simKey, testClaim("holder", w.ttl))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first = false
+		w.server.RemoveAll(lockPath) // by hand
+		_, _ = holder.Renew(ctxBG, g)
+		late := false
+		taker := w.open(w.hosts[1], 0, func(r *simfs.Request) error {
+			if r.Op == "remove" && strings.HasSuffix(r.Path, "/"+guard.Entry) && !late {
+				late = true
+				l.carryOut()
+			}
+			return nil
+		})
+		for i := 0; ; i++ {
+			if _, err = taker.Acquire(ctxBG, simKey, testClaim("taker", w.ttl)); err == nil || i == 100 {
+				break
+			}
+			time.Sleep(w.ttl / 20)
+		}
+		if err != nil || len(l.kept) == 0 || !late || w.server.At(lockPath+"/"+guard.Entry) == nil {
+			t.Errorf("%d late, %v: %v", len(l.kept), late, err)
+		}
+	})
+}

@@ -173,23 +173,17 @@ func (g Directory) settleAsides(h *statedir.Hold) error {
 		return fmt.Errorf("list %s: %w", rest, err)
 	}
 	for _, n := range names {
-		if n == "guard" {
-			// A late move down has met a lock file: where a person has removed the guard. Put
-			// up in place of that, it would replace the file of whoever is in now.
-			if i, err := f.Stat(rest+"/"+n, true); err == nil && i.Mode.IsRegular() {
-				own := asidePath(h)
-				if err := f.Rename(rest+"/"+n, own); err != nil && !fsys.IsGone(err) {
-					return fmt.Errorf("settle %s: %w", rest+"/"+n, err)
-				}
-				if err := g.settleAside(h, own, nil); err != nil {
-					return err
-				}
-			}
-		}
-		if strings.HasPrefix(n, roomPrefix) { // its maker was cut short, and can use it no more
+		switch {
+		case strings.HasPrefix(n, roomPrefix): // its maker was cut short, and can use it no more
 			_ = f.Remove(rest + "/" + n)
-		}
-		if !strings.HasPrefix(n, asidePrefix) {
+			continue
+		case n == "guard":
+			// A late move down may have met a lock file, where a person has removed the guard. Put
+			// up in place of that, it would replace the file of whoever is in now.
+			if i, err := f.Stat(rest+"/"+n, true); err != nil || !i.Mode.IsRegular() {
+				continue
+			}
+		case !strings.HasPrefix(n, asidePrefix):
 			continue
 		}
 		if !h.Alive() {

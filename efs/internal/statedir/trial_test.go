@@ -47,3 +47,17 @@ func TestLeftTrials(t *testing.T) {
 		}
 	}
 }
+
+// A job array begins everywhere at once, and each of its processes may have to try file times out.
+func TestManyTrialsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	d := newDir(t, fsys.OS{}, filepath.Join(dir, "lock"))
+	for slot := range 32 { // in use
+		if err := os.Mkdir(filepath.Join(dir, filepath.Base(d.trialPath(slot))), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.ProveTimes(); err != nil {
+		t.Error(err)
+	}
+}
